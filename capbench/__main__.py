@@ -1,0 +1,46 @@
+"""`python -m capbench COMMAND`."""
+
+import sys
+from importlib import import_module
+
+from capbench.errors import UserError
+
+COMMANDS = {
+    "fit": ("capbench.cli", "train a captioner"),
+    "validate": ("capbench.cli", "caption and score the validation split"),
+    "test": ("capbench.cli", "caption and score the test split"),
+    "predict": ("capbench.cli", "caption a split, without scores"),
+    "caption": ("capbench.commands.caption", "caption image files"),
+}
+
+USAGE = "usage: python -m capbench COMMAND [options]\n\n{}\n\nOptions of a command: python -m capbench COMMAND --help"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status is 2 for a user's mistake."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    usage = USAGE.format("\n".join(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items()))
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage)
+        return 0 if arguments else 2
+    command, *options = arguments
+    try:
+        if command == "--version":
+            from capbench import __version__
+
+            print(f"capbench {__version__}")
+            return 0
+        if command not in COMMANDS:
+            raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.")
+        module = import_module(COMMANDS[command][0])
+        status = module.main(arguments if COMMANDS[command][0] == "capbench.cli" else options)
+        return int(status or 0)
+    except UserError as error:
+        print(f"capbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The LightningModule: encoder, decoder, loss, optimiser, generated captions and their scores."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, Literal, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+
+from capbench import __version__
+from capbench.decoders import Decoder, Merge, select
+from capbench.encoder import Encoder, Saved, TimmEncoder
+from capbench.features import FeatureShape
+from capbench.parts import from_plain, part_class, to_plain
+from capbench.scores import CaptionScores, score_captions
+from capbench.search import Found, Search, search
+from capbench.text import Vocabulary
+
+
+class Batch(NamedTuple):
+    """N images and their B captions, image by image.
+
+    Attributes:
+        ids: N image ids.
+        inputs: images (N, 3, H, W), or features (N, L, C) where `encoded`.
+        encoded: whether `inputs` have been through the encoder.
+        references: N tuples of captions as people wrote them.
+        tokens: (B, T + 1) from `<start>` to `<end>`, `<pad>` behind.
+        owners: (B,) which of the N images each caption belongs to.
+    """
+
+    ids: list[str]
+    inputs: Tensor
+    encoded: bool
+    references: list[tuple[str, ...]]
+    tokens: Tensor
+    owners: Tensor
+
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+
+
+class Captioner(L.LightningModule):
+    """An image captioner.
+
+    Encoder and decoder are made when the vocabulary and the features' shape are known: from the data when
+    training begins, or from a checkpoint.
+
+    Args:
+        encoder: which encoder, by class name, with its options.
+        decoder: which decoder, by class name, with its options.
+        search: how captions are searched at test, predict and validate.
+        fit_beam: beam of the validations during training; 1 (greedy) is fastest.
+        optimizer: `adam`, `adamw`, `rmsprop` or `sgd`.
+        lr: learning rate at its highest.
+        weight_decay: of the optimiser.
+        schedule: the learning rate stays `constant`, or falls to zero over the whole training like a `cosine`
+            or in a `linear` way.
+        warmup: share of the training over which the learning rate rises from zero.
+        label_smoothing: share of each target's probability spread over all words.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Literal["grid", "pooled"], Saved | None], Encoder] = TimmEncoder,
+        decoder: Callable[[FeatureShape, int], Decoder] = Merge,
+        search: Search = Search(),  # noqa: B008 - frozen
+        fit_beam: int = 1,
+        optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "cosine", "linear"] = "constant",
+        warmup: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(
+            {
+                "encoder": to_plain(encoder),
+                "decoder": to_plain(decoder),
+                "search": asdict(search),
+                "fit_beam": fit_beam,
+                "optimizer": optimizer,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "schedule": schedule,
+                "warmup": warmup,
+                "label_smoothing": label_smoothing,
+            },
+            logger=False,
+        )
+        self.make_encoder, self.make_decoder = encoder, decoder
+        self.search, self.fit_beam = search, fit_beam
+        self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
+        self.schedule, self.warmup = schedule, warmup
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.vocabulary: Vocabulary | None = None
+        self.generated: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.captions: dict[str, dict[str, str]] = {}
+        self.references: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.scores: dict[str, CaptionScores] = {}
+
+    def build(self, vocabulary: Vocabulary, saved: Saved | None = None) -> None:
+        """Make encoder and decoder for a vocabulary; `saved` is what the encoder left in a checkpoint."""
+        self.vocabulary = vocabulary
+        self.encoder = self.make_encoder(part_class(self.make_decoder).needs, saved)
+        self.decoder = self.make_decoder(self.encoder.shape, len(vocabulary))
+
+    def configure_model(self) -> None:
+        """Take the vocabulary of the training data; before a checkpoint is loaded, leave it to that."""
+        if self.vocabulary is None and self.trainer.ckpt_path is None:
+            self.build(self.trainer.datamodule.vocabulary())  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to caption without the data set."""
+        assert self.vocabulary is not None
+        checkpoint["capbench"] = {
+            "version": __version__,
+            "vocabulary": self.vocabulary.words,
+            "encoder": self.encoder.saved(),
+            "encoder_hash": self.encoder.weights_hash(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build encoder and decoder as they were."""
+        if self.vocabulary is None:
+            saved = checkpoint["capbench"]
+            self.build(Vocabulary(saved["vocabulary"]), saved["encoder"])
+
+    @classmethod
+    def load(cls, checkpoint: dict[str, Any]) -> "Captioner":
+        """The captioner of a checkpoint (`capbench.runs.read_checkpoint`), on the CPU, in eval mode."""
+        options = dict(checkpoint["hyper_parameters"])
+        options["encoder"] = from_plain(options["encoder"], Encoder)
+        options["decoder"] = from_plain(options["decoder"], Decoder)
+        options["search"] = Search(**options["search"])
+        captioner = cls(**options)
+        captioner.on_load_checkpoint(checkpoint)
+        captioner.load_state_dict(checkpoint["state_dict"])
+        return captioner.eval()
+
+    def features(self, batch: Batch) -> Tensor:
+        """(N, L, C), computed now or taken from the store."""
+        if batch.encoded:
+            return batch.inputs.to(self.dtype)
+        features: Tensor = self.encoder(batch.inputs)
+        return features
+
+    def word_loss(self, batch: Batch, loss: nn.Module) -> tuple[Tensor, int]:
+        """Mean loss of a batch's real words, and how many they are; the decoder's own penalty added."""
+        context = select(self.decoder.context(self.features(batch)), batch.owners)
+        inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T)
+        hidden, attention = self.decoder.hidden(context, inputs)
+        mask = targets != Vocabulary.PAD
+        logits = self.decoder.output(hidden[mask])  # (real words, V)
+        return loss(logits.float(), targets[mask]) + self.decoder.penalty(attention, mask), len(logits)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Teacher forcing."""
+        loss, words = self.word_loss(batch, self.loss)
+        self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=words)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss of the references, without smoothing, and captions; greedy ones during training."""
+        loss, words = self.word_loss(batch, nn.CrossEntropyLoss())
+        self.log("val/loss", loss, on_epoch=True, batch_size=words, sync_dist=True)
+        fitting = self.trainer.state.fn == "fit"
+        self.collect(batch, replace(self.search, beam=self.fit_beam) if fitting else self.search)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Captions."""
+        self.collect(batch, self.search)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, str]:
+        """Captions by image id."""
+        return dict(zip(batch.ids, self.caption(self.features(batch), self.search), strict=True))
+
+    def caption(self, features: Tensor, options: Search) -> list[str]:
+        """The best caption for each of the features (N, L, C)."""
+        return [captions[0] for captions in self.words(search(self.decoder, features, options))]
+
+    def words(self, found: Found) -> list[list[str]]:
+        """N lists of K captions."""
+        assert self.vocabulary is not None
+        return [[self.vocabulary.decode(ids) for ids in image] for image in found.tokens.tolist()]
+
+    def collect(self, batch: Batch, options: Search) -> None:
+        """Caption a batch and keep captions and references for the end of the epoch."""
+        captions = self.caption(self.features(batch), options)
+        self.generated |= dict(zip(batch.ids, zip(captions, batch.references, strict=True), strict=True))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation split's captions."""
+        self.score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test split's captions."""
+        self.score("test")
+
+    def score(self, split: str) -> None:
+        """Score what all processes generated since the last time, as one set, and log it."""
+        parts: list[Any] = [None] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(parts, self.generated)
+        else:
+            parts = [self.generated]
+        everything = {image: pair for part in parts for image, pair in part.items()}
+        self.generated = {}
+        self.captions[split] = {image: caption for image, (caption, _) in everything.items()}
+        self.references[split] = {image: references for image, (_, references) in everything.items()}
+        self.scores[split] = score_captions(self.captions[split], self.references[split])
+        for name, value in self.scores[split].corpus.items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "bleu4")
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over what is to be trained, and the schedule step by step."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        make: Any = OPTIMIZERS[self.optimizer]
+        optimizer = make(trained, lr=self.lr, weight_decay=self.weight_decay)
+        steps = max(1.0, float(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def lr_factor(self, progress: float) -> float:
+        """Share of the highest learning rate at a share of the training."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        rest = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
+        return {"constant": 1.0, "linear": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}[self.schedule]

@@ -1,0 +1,184 @@
+"""fit, validate, test and predict: LightningCLI around Captioner and CaptionData."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from capbench.captioner import Captioner
+from capbench.data import CaptionData
+from capbench.errors import UserError
+from capbench.recorder import Recorder
+from capbench.runs import RunFolder, read_checkpoint
+from capbench.summary import print_summary
+from capbench.tracking import SampleTable, configure_wandb
+
+MONITOR = {"monitor": "val/bleu4", "mode": "max"}
+
+
+class Parser(LightningArgumentParser):
+    """Answers a mistake with one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Add the nearest option that exists to a complaint about one that does not.
+
+        Raises:
+            UserError: always.
+        """
+        unknown = re.search(r"[Kk]ey [\"']([\w.]+)[\"']|arguments: --([\w.]+)|[Oo]ption [\"']([\w.]+)[\"']", message)
+        hint = ""
+        if unknown and not re.search("required|type", message):
+            key = next(group for group in unknown.groups() if group)
+            near = difflib.get_close_matches(key, self.option_names(), n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{message.strip()}{hint} (--help lists all options)") from ex
+
+    def option_names(self) -> list[str]:
+        """Every dotted option, those of the default classes too."""
+        names = list(self.get_defaults(skip_validation=True).keys())
+        return sorted({name.replace(".init_args.", ".") for name in names})
+
+
+class CapbenchCLI(LightningCLI):
+    """Adds run folders, checkpoints that bring their own model, and W&B without prompts."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(
+            Captioner,
+            CaptionData,
+            save_config_callback=None,
+            trainer_defaults={"logger": False, "num_sanity_val_steps": 0},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "python -m capbench"},
+            subclass_mode_data=True,
+            args=arguments,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's name and the two callbacks that every fit has."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the config's.")
+        parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {f"checkpoint.{key}": value for key, value in MONITOR.items()}
+            | {"checkpoint.filename": "best", "checkpoint.save_last": True}
+            | {"checkpoint.enable_version_counter": False}
+        )
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults({f"early_stopping.{key}": value for key, value in (MONITOR | {"patience": 5}).items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; LightningCLI's own way warns of arguments that are not `sys.argv`'s."""
+        self.config = parser.parse_args(args)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Settle the run's folder and checkpoint; encoder and decoder are the checkpoint's."""
+        self.options: Namespace = self.config[self.config.subcommand]
+        self.resumes = self.options.ckpt_path is not None
+        self.folder = self._folder()
+        if not self.resumes:
+            return
+        checkpoint = read_checkpoint(Path(self.options.ckpt_path))
+        for part in ("encoder", "decoder"):
+            theirs, ours = checkpoint["hyper_parameters"][part], self.options.model[part]
+            if _class_name(theirs) != _class_name(ours):
+                raise UserError(
+                    f"{self.options.ckpt_path} holds the {part} {_class_name(theirs)}, but this command names "
+                    f"{_class_name(ours)}: give the config that it was trained with."
+                )
+            self.options.model[part] = Namespace(
+                class_path=theirs["class_path"], init_args=Namespace(**theirs["init_args"])
+            )
+
+    def _folder(self) -> RunFolder:
+        name = self.options.name = self.options.name or self._config_name()
+        asked, command = self.options.ckpt_path, self.config.subcommand
+        if asked is None:
+            if command != "fit":
+                raise UserError(
+                    f"{command} needs a trained model: add --ckpt_path best (the best checkpoint of the latest run "
+                    f"named {name!r}), --ckpt_path last, or --ckpt_path FILE."
+                )
+            return RunFolder.new(self.options.runs, name)
+        if asked in ("best", "last"):
+            folder = RunFolder.latest(self.options.runs, name)
+            self.options.ckpt_path = str(folder.checkpoint(asked))
+            return folder
+        file = Path(asked)
+        if file.parent.name == "checkpoints":
+            return RunFolder(file.parent.parent)
+        return RunFolder.new(self.options.runs, name)
+
+    def _config_name(self) -> str:
+        """The config file's name; the run's if it is a run's own config."""
+        configs = self.options.get("config") or []
+        if not configs:
+            return _class_name(self.options.model.decoder).lower()
+        path = Path(str(configs[-1]))
+        return path.resolve().parent.name if path.name == "config.yaml" else path.stem
+
+    def before_instantiate_classes(self) -> None:
+        """Point checkpoints and loggers into the run's folder."""
+        self.options.checkpoint.dirpath = str(self.folder.checkpoints)
+        loggers = self.options.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+                configure_wandb(logger.init_args, self.folder)
+
+    def instantiate_trainer(self, **options: Any) -> L.Trainer:
+        """Add the callbacks that every command has."""
+        self._dump_config()
+        fresh = self.subcommand == "fit" and not self.resumes
+        config = self.config_dump if fresh else None
+        callbacks: list[L.Callback] = [Recorder(self.folder, config, self.options.seed_everything)]
+        if self.options.trainer.logger:
+            callbacks += [SampleTable(), LearningRateMonitor("step")]
+        self.trainer_defaults["callbacks"] = callbacks
+        return super().instantiate_trainer(default_root_dir=str(self.folder.path), **options)
+
+
+def _class_name(part: Any) -> str:
+    return str(part["class_path"]).rpartition(".")[2]
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the four commands.
+
+    Raises:
+        UserError: the user's mistake.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        cli = CapbenchCLI(_with_own_config(arguments))
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    if cli.trainer.is_global_zero:
+        print_summary(cli.subcommand, cli.folder, cli.trainer)
+
+
+def _with_own_config(arguments: list[str]) -> list[str]:
+    """Where only a checkpoint of a run's folder is named, the run's own configuration is taken."""
+    named = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
+    for place, argument in enumerate(arguments):
+        value = argument.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
+        if argument.partition("=")[0] == "--ckpt_path" and not named:
+            config = Path(value).parent.parent / "config.yaml"
+            if Path(value).is_file() and config.is_file():
+                return [arguments[0], "--config", str(config), *arguments[1:]]
+    return arguments

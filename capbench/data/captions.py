@@ -1,0 +1,52 @@
+"""What every data source becomes: images with references, in splits."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """One image and what people said of it.
+
+    Attributes:
+        id: the image's name in its data set, unique over all splits.
+        references: captions as people wrote them, in the source's order.
+        split: one of `SPLITS`.
+        open: gives the RGB picture; picklable, so that worker processes can call it.
+        stamp: changes when the picture does (a file's size and time, a drawing's seed).
+    """
+
+    id: str
+    references: tuple[str, ...]
+    split: str
+    open: Callable[[], Image.Image]
+    stamp: str
+
+
+class CaptionSet:
+    """All images of one source, in the source's order."""
+
+    def __init__(self, images: list[CaptionedImage]) -> None:
+        self.images = images
+
+    def __iter__(self) -> Iterator[CaptionedImage]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, name: str) -> list[CaptionedImage]:
+        """The images of one split."""
+        return [image for image in self.images if image.split == name]
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of ids, splits and references: equal on every machine that holds the same data."""
+        digest = hashlib.sha256()
+        for image in sorted(self.images, key=lambda image: image.id):
+            digest.update(repr((image.id, image.split, image.references)).encode())
+        return digest.hexdigest()[:16]

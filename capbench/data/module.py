@@ -1,0 +1,168 @@
+"""Batches of captioned images, image by image, for whatever source."""
+
+import random
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from capbench.captioner import Batch, Captioner
+from capbench.data.captions import CaptionedImage, CaptionSet
+from capbench.data.features import FeatureStore, OpenedImages
+from capbench.errors import UserError
+from capbench.text import Vocabulary
+
+
+class CaptionData(L.LightningDataModule, ABC):
+    """Captioned images in splits; a source says in `read` where they come from.
+
+    A batch holds images with all their captions, so that an image is encoded once for its captions; where the
+    encoder is frozen it runs once over the data, and its features are read from the store from then on.
+
+    Args:
+        batch_size: images in a training batch, each with all its captions.
+        eval_batch_size: images in a batch of validation, test and predict.
+        fit_val_images: at most so many images of the validation split, drawn by a fixed seed, are captioned and
+            scored in each validation during training; `validate` takes all. null takes all there too.
+        min_count: a word is in the vocabulary if it occurs so often in the training captions.
+        max_words: longer training captions are cut.
+        num_workers: processes that read and resize images; 0 does it in the main process.
+        feature_store: folder of the features that frozen encoders gave; null runs the encoder in every epoch.
+        feature_dtype: precision of the stored features.
+        predict_split: the split that `predict` captions.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        eval_batch_size: int = 100,
+        fit_val_images: int | None = 1000,
+        min_count: int = 5,
+        max_words: int = 50,
+        num_workers: int = 2,
+        feature_store: Path | None = Path(".features"),
+        feature_dtype: Literal["float16", "float32"] = "float16",
+        predict_split: str = "test",
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.fit_val_images, self.predict_split = fit_val_images, predict_split
+        self.min_count, self.max_words = min_count, max_words
+        self.num_workers = num_workers
+        self.feature_store, self.feature_dtype = feature_store, feature_dtype
+        self.captions = CaptionSet([])
+
+    @abstractmethod
+    def read(self) -> CaptionSet:
+        """The captioned images of the source."""
+
+    def setup(self, stage: str) -> None:
+        """Read the source, once."""
+        if not len(self.captions):
+            self.captions = self.read()
+
+    def vocabulary(self) -> Vocabulary:
+        """The words of the training split."""
+        references = (caption for image in self.captions.split("train") for caption in image.references)
+        return Vocabulary.from_captions(references, self.min_count)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training images in a new order each epoch."""
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation images; a sample of them while training."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return self._loader("val", self.eval_batch_size, limit=self.fit_val_images if fitting else None)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test images."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Images of `predict_split`."""
+        return self._loader(self.predict_split, self.eval_batch_size)
+
+    def _loader(
+        self, split: str, batch_size: int, shuffle: bool = False, limit: int | None = None
+    ) -> DataLoader[Batch]:
+        images = self.captions.split(split)
+        if not images:
+            raise UserError(f"{type(self).__name__} has no image in the split {split!r}.")
+        if limit and limit < len(images):
+            images = random.Random(0).sample(images, limit)
+        assert self.trainer is not None
+        captioner = self.trainer.lightning_module
+        assert isinstance(captioner, Captioner)
+        assert captioner.vocabulary is not None
+        store = self._store(captioner, split)
+        dataset: Dataset[Any] = OpenedImages(images, captioner.encoder.transform)
+        if store:
+            dataset = StoredFeatures(images, store)
+        workers = 0 if store else self.num_workers
+        return DataLoader(
+            dataset,
+            batch_size,
+            shuffle,
+            collate_fn=Collate(captioner.vocabulary, self.max_words, encoded=store is not None),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _store(self, captioner: Captioner, split: str) -> FeatureStore | None:
+        """The features of a split, built first by the first process if need be."""
+        if self.feature_store is None or not captioner.encoder.frozen:
+            return None
+        assert self.trainer is not None
+        store = FeatureStore(self.feature_store, captioner.encoder, self.captions.split(split), self.feature_dtype)
+        if self.trainer.is_global_zero and not store.exists():
+            store.build(captioner.encoder, self.num_workers)
+        self.trainer.strategy.barrier()
+        return store.open()
+
+
+class StoredFeatures(Dataset[tuple[CaptionedImage, Tensor]]):
+    """Images with their features (L, C) from the store."""
+
+    def __init__(self, images: list[CaptionedImage], store: FeatureStore) -> None:
+        self.images, self.store = images, store
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[CaptionedImage, Tensor]:
+        """An image and its features."""
+        image = self.images[index]
+        return image, self.store[image.id]
+
+
+class Collate:
+    """Images or features, and their captions as padded token ids, to a `Batch`."""
+
+    def __init__(self, vocabulary: Vocabulary, max_words: int, encoded: bool) -> None:
+        self.vocabulary, self.max_words, self.encoded = vocabulary, max_words, encoded
+
+    def __call__(self, samples: list[tuple[CaptionedImage, Tensor]]) -> Batch:
+        """Samples of one batch."""
+        images, inputs = zip(*samples, strict=True)
+        captions = [
+            torch.tensor(self.vocabulary.encode(caption, self.max_words))
+            for image in images
+            for caption in image.references
+        ]
+        counts = torch.tensor([len(image.references) for image in images])
+        return Batch(
+            ids=[image.id for image in images],
+            inputs=torch.stack(inputs),
+            encoded=self.encoded,
+            references=[image.references for image in images],
+            tokens=pad_sequence(captions, batch_first=True, padding_value=Vocabulary.PAD),
+            owners=torch.arange(len(images)).repeat_interleave(counts),
+        )

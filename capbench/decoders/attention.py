@@ -1,0 +1,121 @@
+"""Additive soft attention over the feature grid.
+
+Xu et al. (2015), "Show, Attend and Tell", section 3.1.2 and equations 4 to 14 (soft attention), with its
+gate beta (section 4.2.1) and doubly stochastic term (equation 14).
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from capbench.decoders.base import Decoder, State
+from capbench.errors import UserError
+from capbench.features import FeatureShape
+
+
+class Attention(Decoder):
+    """LSTM that looks at another part of the grid for each word.
+
+    Args:
+        shape: shape of one image's features; must be a grid.
+        vocabulary_size: V.
+        embedding: size M of the word vectors and of the deep output layer.
+        hidden: size H of the LSTM.
+        attention: size A in which grid and state are compared.
+        project: size to which the grid's channels are brought first by a linear layer, which makes a wide grid
+            several times cheaper; null keeps them, as the paper does.
+        gate: scale the attended vector by beta, a sigmoid of the LSTM's state.
+        doubly_stochastic: weight of the term that makes the attention over all words visit all places.
+        dropout: on word vectors, grid and output while training.
+
+    Raises:
+        UserError: the features are no grid.
+    """
+
+    needs: ClassVar[Literal["grid", "pooled"]] = "grid"
+
+    def __init__(
+        self,
+        shape: FeatureShape,
+        vocabulary_size: int,
+        embedding: int = 256,
+        hidden: int = 256,
+        attention: int = 256,
+        project: int | None = None,
+        gate: bool = True,
+        doubly_stochastic: float = 0.0,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if shape.places == 1:
+            raise UserError("Attention needs a grid of features: set --model.encoder.features=grid (or auto).")
+        channels = project or shape.channels
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(shape.channels, channels) if project else nn.Identity()
+        self.embedding = nn.Embedding(vocabulary_size, embedding)
+        self.initial = nn.Linear(channels, 2 * hidden)
+        self.key = nn.Linear(channels, attention)
+        self.query = nn.Linear(hidden, attention, bias=False)
+        self.energy = nn.Linear(attention, 1, bias=False)
+        self.beta = nn.Linear(hidden, 1) if gate else None
+        self.lstm = nn.LSTMCell(embedding + channels, hidden)
+        self.deep_hidden = nn.Linear(hidden, embedding)
+        self.deep_attended = nn.Linear(channels, embedding, bias=False)
+        self.output = nn.Linear(embedding, vocabulary_size)
+        self.doubly_stochastic = doubly_stochastic
+
+    def context(self, features: Tensor) -> State:
+        """Values (N, L, C), keys (N, L, A) and the LSTM's initial state (N, H) twice."""
+        values = self.project(self.dropout(features))
+        h, c = torch.tanh(self.initial(values.mean(1))).chunk(2, -1)
+        return {"values": values, "keys": self.key(values), "h": h, "c": c}
+
+    def attend(self, h: Tensor, context: State) -> tuple[Tensor, Tensor]:
+        """The attended vector (B, C) and the weights (B, L) for the LSTM state h (B, H)."""
+        scores = self.energy(torch.tanh(context["keys"] + self.query(h).unsqueeze(1))).squeeze(-1)  # (B, L)
+        weights = scores.softmax(-1)
+        attended = torch.bmm(weights.unsqueeze(1), context["values"]).squeeze(1)  # (B, C)
+        if self.beta is not None:
+            attended = attended * torch.sigmoid(self.beta(h))
+        return attended, weights
+
+    def advance(self, words: Tensor, h: Tensor, c: Tensor, context: State) -> tuple[Tensor, ...]:
+        """One word (B, M): new h and c, attended vector and weights."""
+        attended, weights = self.attend(h, context)
+        h, c = self.lstm(torch.cat([words, attended], -1), (h, c))
+        return h, c, attended, weights
+
+    def deep(self, words: Tensor, h: Tensor, attended: Tensor) -> Tensor:
+        """Equation 7 without its last matrix: (..., M)."""
+        deep: Tensor = self.dropout(words + self.deep_hidden(self.dropout(h)) + self.deep_attended(attended))
+        return deep
+
+    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Decoder.hidden`."""
+        words = self.dropout(self.embedding(tokens))  # (B, T, M)
+        h, c = context["h"], context["c"]
+        states = []
+        for word in words.unbind(1):
+            h, c, attended, weights = self.advance(word, h, c, context)
+            states.append((h, attended, weights))
+        hs, attendeds, attention = (torch.stack(column, 1) for column in zip(*states, strict=True))
+        return self.deep(words, hs, attendeds), attention
+
+    def start(self, context: State) -> State:
+        """See `Decoder.start`."""
+        nowhere = context["keys"].new_zeros(context["keys"].shape[:2])  # (B, L)
+        return {"h": context["h"], "c": context["c"], "attention": nowhere}
+
+    def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
+        """See `Decoder.step`."""
+        words = self.dropout(self.embedding(tokens))
+        h, c, attended, weights = self.advance(words, state["h"], state["c"], context)
+        return self.output(self.deep(words, h, attended)), {"h": h, "c": c, "attention": weights}
+
+    def penalty(self, attention: Tensor | None, mask: Tensor) -> Tensor | float:
+        """Equation 14's second term, as a mean over places and captions."""
+        if attention is None or not self.doubly_stochastic:
+            return 0.0
+        visits = (attention * mask.unsqueeze(-1)).sum(1)  # (B, L)
+        return self.doubly_stochastic * (1 - visits).square().mean()

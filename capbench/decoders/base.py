@@ -1,0 +1,166 @@
+"""The decoder contract, and the LSTM that the inject and merge decoders share.
+
+Shapes: N images, B captions, T words, L places of C channels in an image's features, V words in the
+vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from capbench.features import FeatureShape
+
+State = dict[str, Tensor]
+"""Named tensors, batch first, so that a search can reorder and repeat them with `select`."""
+
+
+def select(state: State, rows: Tensor) -> State:
+    """The given rows of every tensor of a state, in their order, repeats allowed."""
+    return {name: tensor[rows] for name, tensor in state.items()}
+
+
+class Decoder(nn.Module, ABC):
+    """Features and the words so far to the next word.
+
+    `context` does once an image what no word depends on. `hidden` runs whole captions (teacher forcing),
+    `start` and `step` one word at a time; both give the same logits, and no word sees a later one.
+
+    Attributes:
+        needs: which features the decoder works on.
+        output: hidden states (..., H) to logits (..., V).
+    """
+
+    needs: ClassVar[Literal["grid", "pooled"]] = "pooled"
+    output: nn.Module
+
+    def forward(self, features: Tensor, tokens: Tensor, images: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of the word after each of `tokens` (B, T).
+
+        Args:
+            features: (N, L, C).
+            tokens: (B, T), each row beginning with `<start>`.
+            images: (B,), which image each caption belongs to; left out when B = N and they are in order.
+        """
+        context = self.context(features)
+        if images is not None:
+            context = select(context, images)
+        logits: Tensor = self.output(self.hidden(context, tokens)[0])
+        return logits
+
+    @abstractmethod
+    def context(self, features: Tensor) -> State:
+        """What the words need of the features (N, L, C), batch first."""
+
+    @abstractmethod
+    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (B, T, H) for `tokens` (B, T), and attention weights (B, T, L) if there are any."""
+
+    @abstractmethod
+    def start(self, context: State) -> State:
+        """The state before the first word; with an `attention` (B, L) of zeros where the decoder attends."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
+        """Logits (B, V) of the word after `tokens` (B,), and the state after them.
+
+        Where the decoder attends, the new state's `attention` (B, L) holds the weights.
+        """
+
+    def penalty(self, attention: Tensor | None, mask: Tensor) -> Tensor | float:
+        """What the decoder adds to the loss; `attention` (B, T, L), `mask` (B, T) true at real words."""
+        return 0.0
+
+
+class LSTMDecoder(Decoder):
+    """Word embedding, LSTM, linear output; a subclass says where the image comes in.
+
+    Args:
+        shape: shape of one image's features.
+        vocabulary_size: V.
+        embedding: size of the word vectors.
+        hidden: size of the LSTM.
+        layers: LSTM layers.
+        dropout: on word vectors, image vector and LSTM output while training.
+    """
+
+    def __init__(
+        self,
+        shape: FeatureShape,
+        vocabulary_size: int,
+        embedding: int = 256,
+        hidden: int = 256,
+        layers: int = 1,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, embedding)
+        self.lstm = nn.LSTM(self.input_size(embedding), hidden, layers, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(self.output_size(hidden), vocabulary_size)
+        self.add_image(shape.channels)
+
+    @abstractmethod
+    def add_image(self, channels: int) -> None:
+        """Make the layers through which an image vector (N, C) comes in."""
+
+    def projection(self, channels: int, size: int, activation: nn.Module | None = None) -> nn.Module:
+        """Dropout, linear layer and activation: (N, channels) to (N, size)."""
+        layers = [nn.Dropout(self.dropout.p), nn.Linear(channels, size)]
+        return nn.Sequential(*layers, activation) if activation else nn.Sequential(*layers)
+
+    def input_size(self, embedding: int) -> int:
+        """Size of the LSTM's input."""
+        return embedding
+
+    def output_size(self, hidden: int) -> int:
+        """Size of the output layer's input."""
+        return hidden
+
+    def before(self, context: State) -> tuple[Tensor, Tensor]:
+        """LSTM state before `<start>`: (B, layers, H) twice."""
+        rows = len(next(iter(context.values())))
+        zeros = self.embedding.weight.new_zeros(rows, self.lstm.num_layers, self.lstm.hidden_size)
+        return zeros, zeros
+
+    def inputs(self, words: Tensor, context: State) -> Tensor:
+        """Word vectors (B, T, E) to the LSTM's inputs (B, T, E')."""
+        return words
+
+    def outputs(self, hidden: Tensor, context: State) -> Tensor:
+        """LSTM outputs (B, T, H) to the output layer's inputs (B, T, H')."""
+        return hidden
+
+    def run(self, inputs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """One fused LSTM call: inputs (B, T, E') to outputs (B, T, H) and the batch-first state after."""
+        h, c = (tensor.transpose(0, 1).contiguous() for tensor in state)  # (layers, B, H)
+        hidden, (h, c) = self.lstm(inputs, (h, c))
+        return hidden, h.transpose(0, 1), c.transpose(0, 1)
+
+    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Decoder.hidden`."""
+        words = self.inputs(self.dropout(self.embedding(tokens)), context)
+        hidden, _, _ = self.run(words, self.before(context))
+        return self.outputs(self.dropout(hidden), context), None
+
+    def start(self, context: State) -> State:
+        """See `Decoder.start`."""
+        h, c = self.before(context)
+        return {"h": h, "c": c}
+
+    def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
+        """See `Decoder.step`."""
+        words = self.inputs(self.dropout(self.embedding(tokens.unsqueeze(1))), context)  # (B, 1, E')
+        hidden, h, c = self.run(words, (state["h"], state["c"]))
+        logits = self.output(self.outputs(self.dropout(hidden), context))
+        return logits.squeeze(1), {"h": h, "c": c}
+
+
+def pool(features: Tensor) -> Tensor:
+    """Features (N, L, C) to one vector an image (N, C)."""
+    return features.mean(1)
+
+
+def expand_over_words(vector: Tensor, words: Tensor) -> Tensor:
+    """An image vector (B, D) repeated for each of the words (B, T, E): (B, T, D)."""
+    return vector.unsqueeze(1).expand(-1, words.shape[1], -1)

@@ -1,0 +1,228 @@
+"""Writes the run folder as training goes."""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.flop_counter import FlopCounterMode
+
+from capbench.captioner import Batch, Captioner
+from capbench.data import CaptionData
+from capbench.encoder import Encoder
+from capbench.parts import to_plain
+from capbench.runs import RunFolder, write_jsonl, write_text
+
+
+class Recorder(L.Callback):
+    """Keeps `config.yaml`, `metrics.jsonl`, `captions*.jsonl` and `result.json` of a run.
+
+    Args:
+        folder: of the run.
+        config: the resolved configuration; null to leave the folder's own as it is.
+        seed: with which everything was seeded.
+    """
+
+    def __init__(self, folder: RunFolder, config: dict[str, Any] | None, seed: int | None) -> None:
+        self.folder, self.config, self.seed = folder, config, seed
+        self.began = time.monotonic()
+        self.captions_seen, self.seconds_training = 0, 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the configuration."""
+        if trainer.is_global_zero and self.config is not None:
+            write_text(self.folder.config, yaml.safe_dump(self.config, sort_keys=False))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(self.config)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what runs."""
+        if trainer.is_global_zero:
+            self.folder.update_result(status="running", **self.facts(trainer, pl_module))
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of this epoch's training."""
+        self.captions_seen, self.epoch_began = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count captions."""
+        self.captions_seen += len(batch.tokens) * trainer.world_size
+        self.seconds_training = time.monotonic() - self.epoch_began
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the validation's line; keep the best validation's scores."""
+        assert isinstance(pl_module, Captioner)
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.state.fn != "fit":
+            self.keep_captions(pl_module, "val")
+            return
+        throughput = self.captions_seen / max(self.seconds_training, 1e-9)
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(self.seconds(), 1),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/captions_per_second": round(throughput, 1),
+            **scores,
+        }
+        self.folder.append_metrics(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/captions_per_second": throughput}, step=trainer.global_step)
+        kept = self.folder.result().get("scores", {}).get("val", {})
+        if row["val/bleu4"] > kept.get("bleu4", -1):
+            self.keep_scores("val", pl_module, epoch=trainer.current_epoch)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that training is finished."""
+        self.end(trainer, "finished")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say that the run was stopped or failed."""
+        if trainer.state.fn == "fit":
+            stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+            self.end(trainer, "stopped" if stopped else "failed", error=None if stopped else repr(exception))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep captions and scores."""
+        assert isinstance(pl_module, Captioner)
+        if trainer.is_global_zero:
+            self.keep_captions(pl_module, "test")
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the captions."""
+        assert isinstance(trainer.predict_loop.predictions, list)
+        captions = {image: caption for batch in trainer.predict_loop.predictions for image, caption in batch.items()}
+        write_jsonl(
+            self.folder.predictions,
+            ({"image_id": image, "caption": caption} for image, caption in sorted(captions.items())),
+        )
+
+    def seconds(self) -> float:
+        """Since the command began."""
+        return time.monotonic() - self.began
+
+    def end(self, trainer: L.Trainer, status: str, **more: Any) -> None:
+        """Close `result.json`."""
+        if trainer.is_global_zero:
+            self.folder.update_result(
+                status=status,
+                epochs=trainer.current_epoch,
+                steps=trainer.global_step,
+                wall_seconds=round(self.seconds(), 1),
+                train_captions_per_second=round(self.captions_seen / max(self.seconds_training, 1e-9), 1),
+                peak_memory_mb=round(_peak_memory_mb()),
+                **more,
+            )
+
+    def keep_scores(self, split: str, captioner: Captioner, **more: Any) -> None:
+        """Put a split's scores, and how its captions were searched, into `result.json`."""
+        scores = self.folder.result().get("scores", {})
+        scores[split] = captioner.scores[split].corpus | {"images": len(captioner.captions[split])} | more
+        self.folder.update_result(scores=scores)
+
+    def keep_captions(self, captioner: Captioner, split: str) -> None:
+        """Write a split's captions with references and scores per image, and its scores."""
+        per_image, references = captioner.scores[split].per_image, captioner.references[split]
+        write_jsonl(
+            self.folder.captions(split),
+            (
+                {
+                    "image_id": image,
+                    "caption": caption,
+                    "references": references[image],
+                    "scores": per_image[image],
+                }
+                for image, caption in sorted(captioner.captions[split].items())
+            ),
+        )
+        self.keep_scores(split, captioner, search=captioner.hparams["search"])
+
+    def facts(self, trainer: L.Trainer, captioner: L.LightningModule) -> dict[str, Any]:
+        """What is known before training."""
+        assert isinstance(captioner, Captioner)
+        assert captioner.vocabulary is not None
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, CaptionData)
+        return {
+            "command": sys.argv,
+            "seed": self.seed,
+            "encoder": {
+                **to_plain(captioner.make_encoder),
+                **captioner.encoder.saved(),
+                "kind": captioner.encoder.kind,
+                "shape": list(captioner.encoder.shape),
+                "weights_hash": captioner.encoder.weights_hash(),
+                "parameters": _count(captioner.encoder),
+                "gmacs": round(_gmacs(captioner.encoder), 4),
+            },
+            "decoder": {**to_plain(captioner.make_decoder), "parameters": _count(captioner.decoder)},
+            "trained_parameters": sum(p.numel() for p in captioner.parameters() if p.requires_grad),
+            "vocabulary": len(captioner.vocabulary),
+            "data": {
+                "source": type(data).__name__,
+                "fingerprint": data.captions.fingerprint(),
+                "images": {split: len(data.captions.split(split)) for split in ("train", "val", "test")},
+            },
+            "precision": str(trainer.precision),
+            "devices": f"{trainer.world_size} x {captioner.device.type}",
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("torch", "lightning", "timm", "pycocoevalcap")},
+            "git_commit": _git_commit(),
+        }
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _gmacs(encoder: Encoder) -> float:
+    """Multiply-adds, in 10^9, of encoding one image."""
+    device = next(encoder.parameters()).device
+    mode = encoder.training
+    encoder.eval()
+    picture = encoder.transform(_blank()).unsqueeze(0).to(device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoder(picture)
+    encoder.train(mode)
+    return float(counter.get_total_flops()) / 2e9
+
+
+def _blank() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (256, 256))
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _git_commit() -> str | None:
+    """The checkout's commit, with a `+` behind it if files are changed; none outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip()

@@ -1,0 +1,60 @@
+"""What a command prints at its end: scores, a few captions, and what to type next."""
+
+import json
+import random
+from typing import Any
+
+import lightning.pytorch as L
+
+from capbench.runs import RunFolder
+
+SAMPLES = 5
+
+
+def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) -> None:
+    """Print the summary of a run's folder."""
+    result = folder.result()
+    if command == "fit":
+        best = result.get("scores", {}).get("val", {})
+        print(
+            f"\nRun {result.get('status', 'without result')}: {folder.path}, {result.get('epochs', 0)} epochs, "
+            f"{result.get('wall_seconds', 0):.0f} s."
+        )
+        if best:
+            print(f"Best validation (epoch {best['epoch']}, {best['images']} images): BLEU-4 {best['bleu4']:.3f}")
+            print(f"Next: python -m capbench test --ckpt_path {_quoted(folder.checkpoints / 'best.ckpt')}")
+    elif command == "predict":
+        print(f"\nCaptions: {folder.predictions}")
+    else:
+        split = "val" if command == "validate" else "test"
+        print()
+        print_scores(split, result["scores"][split])
+        print_captions(folder, split)
+        print(f"All captions and scores: {folder.captions(split)}, {folder.result_file}")
+        checkpoint = _quoted(folder.checkpoints / "best.ckpt")
+        print(f"Next: python -m capbench caption --checkpoint {checkpoint} IMAGE...")
+
+
+def print_scores(split: str, scores: dict[str, Any]) -> None:
+    """The score table."""
+    names = {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L"}
+    names |= {"cider_d": "CIDEr-D"}
+    print(f"{split} ({scores['images']} images, beam {scores['search']['beam']})")
+    print("  ".join(f"{name:>7}" for name in names.values()))
+    print("  ".join(f"{scores[key]:7.4f}" for key in names))
+
+
+def print_captions(folder: RunFolder, split: str) -> None:
+    """A few captions beside their references, drawn by seed."""
+    rows = [json.loads(line) for line in folder.captions(split).read_text(encoding="utf-8").splitlines()]
+    for row in random.Random(0).sample(rows, min(SAMPLES, len(rows))):
+        print(f"\n  {row['image_id']}\n    caption:   {row['caption']}")
+        for number, reference in enumerate(row["references"]):
+            print(f"    {'reference:' if number == 0 else '          '} {reference}")
+    print()
+
+
+def _quoted(path: Any) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

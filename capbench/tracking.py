@@ -1,0 +1,68 @@
+"""Everything that knows Weights & Biases."""
+
+import os
+import random
+from typing import Any
+
+import lightning.pytorch as L
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import WandbLogger
+
+from capbench.captioner import Captioner
+from capbench.data import CaptionData
+from capbench.runs import RunFolder
+
+SAMPLES = 8
+
+
+def configure_wandb(options: Namespace, folder: RunFolder) -> None:
+    """Put a WandbLogger's files into the run's folder; without a key it works offline and asks nothing."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    options.save_dir, options.name = str(folder.path), options.name or folder.path.name
+    if "WANDB_MODE" not in os.environ and not options.offline and not _has_key():
+        os.environ["WANDB_MODE"] = "offline"
+        options.offline = True
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key, in the environment or where `wandb login` put it."""
+    from wandb.sdk.lib import wbauth
+
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(wbauth.authenticate_session(host=host, source="capbench", prompt=False, update_session=False))
+
+
+class SampleTable(L.Callback):
+    """Logs a few images with captions and references at each validation and test, always the same ones."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation images."""
+        self.log(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Test images."""
+        self.log(trainer, pl_module, "test")
+
+    def log(self, trainer: L.Trainer, captioner: L.LightningModule, split: str) -> None:
+        """One table."""
+        assert isinstance(captioner, Captioner)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, CaptionData)
+        captions, scores = captioner.captions[split], captioner.scores[split]
+        chosen = set(random.Random(0).sample(sorted(captions), min(SAMPLES, len(captions))))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                import wandb
+
+                rows = [
+                    [
+                        image.id,
+                        wandb.Image(image.open()),
+                        captions[image.id],
+                        "\n".join(image.references),
+                        scores.per_image[image.id]["bleu4"],
+                    ]
+                    for image in data.captions.split(split)
+                    if image.id in chosen
+                ]
+                logger.log_table(f"{split}/samples", ["id", "image", "caption", "references", "bleu4"], rows)
