@@ -1,8 +1,9 @@
 """fit, validate, test and predict: LightningCLI around Captioner and CaptionData."""
 
 import difflib
-import os
+import logging
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class CapbenchCLI(LightningCLI):
             Captioner,
             CaptionData,
             save_config_callback=None,
-            trainer_defaults={"logger": False, "num_sanity_val_steps": 0},
+            trainer_defaults={"logger": False, "num_sanity_val_steps": 0, "enable_model_summary": False},
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={"prog": "python -m capbench"},
@@ -163,13 +164,35 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: the user's mistake.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    be_quiet()
     try:
         cli = CapbenchCLI(_with_own_config(arguments))
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     if cli.trainer.is_global_zero:
         print_summary(cli.subcommand, cli.folder, cli.trainer)
+
+
+def be_quiet() -> None:
+    """Leave out what Lightning says of things that are as they should be, and show our own warnings as sentences."""
+    for message in (
+        ".*LeafSpec.*",
+        "Found .* in eval mode",  # a frozen encoder
+        ".*does not have many workers",  # features come from the store
+        "The number of training batches",
+        ".*ckpt_path='(best|last)'.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    usual = warnings.formatwarning
+
+    def format_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        ours = Path(filename).is_relative_to(Path(__file__).parent)
+        return f"capbench: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    unneeded = re.compile(r"💡|.PU available|Seed set|Loading `train_dataloader` to estimate")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(lambda record: not unneeded.match(record.getMessage()))
 
 
 def _with_own_config(arguments: list[str]) -> list[str]:

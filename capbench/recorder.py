@@ -13,13 +13,16 @@ import lightning.pytorch as L
 import torch
 import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from capbench.captioner import Batch, Captioner
 from capbench.data import CaptionData
+from capbench.data.captions import SPLITS
 from capbench.encoder import Encoder
 from capbench.parts import to_plain
 from capbench.runs import RunFolder, write_jsonl, write_text
+from capbench.summary import print_start
 
 
 class Recorder(L.Callback):
@@ -46,7 +49,9 @@ class Recorder(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what runs."""
         if trainer.is_global_zero:
-            self.folder.update_result(status="running", **self.facts(trainer, pl_module))
+            facts = self.facts(trainer, pl_module)
+            self.folder.update_result(status="running", **facts)
+            print_start(self.folder, facts, trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of this epoch's training."""
@@ -155,6 +160,7 @@ class Recorder(L.Callback):
         assert captioner.vocabulary is not None
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, CaptionData)
+        images = {split: len(data.captions.split(split)) for split in SPLITS}
         return {
             "command": sys.argv,
             "seed": self.seed,
@@ -173,7 +179,8 @@ class Recorder(L.Callback):
             "data": {
                 "source": type(data).__name__,
                 "fingerprint": data.captions.fingerprint(),
-                "images": {split: len(data.captions.split(split)) for split in ("train", "val", "test")},
+                "images": images,
+                "fit_val_images": min(data.fit_val_images or images["val"], images["val"]),
             },
             "precision": str(trainer.precision),
             "devices": f"{trainer.world_size} x {captioner.device.type}",
@@ -189,20 +196,13 @@ def _count(module: torch.nn.Module) -> int:
 
 def _gmacs(encoder: Encoder) -> float:
     """Multiply-adds, in 10^9, of encoding one image."""
-    device = next(encoder.parameters()).device
-    mode = encoder.training
+    device, mode = next(encoder.parameters()).device, encoder.training
     encoder.eval()
-    picture = encoder.transform(_blank()).unsqueeze(0).to(device)
+    picture = encoder.transform(Image.new("RGB", (256, 256))).unsqueeze(0).to(device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         encoder(picture)
     encoder.train(mode)
     return float(counter.get_total_flops()) / 2e9
-
-
-def _blank() -> Any:
-    from PIL import Image
-
-    return Image.new("RGB", (256, 256))
 
 
 def _peak_memory_mb() -> float:

@@ -1,7 +1,8 @@
-"""What a command prints at its end: scores, a few captions, and what to type next."""
+"""What a command prints: what is about to run; scores, a few captions, and what to type next."""
 
 import json
 import random
+import shlex
 from typing import Any
 
 import lightning.pytorch as L
@@ -9,6 +10,25 @@ import lightning.pytorch as L
 from capbench.runs import RunFolder
 
 SAMPLES = 5
+
+
+def print_start(folder: RunFolder, facts: dict[str, Any], trainer: L.Trainer) -> None:
+    """Print what is about to be trained, and what each validation costs."""
+    encoder, decoder, data = facts["encoder"], facts["decoder"], facts["data"]
+    name = encoder["init_args"].get("name", encoder["class_path"])
+    frozen = encoder["init_args"].get("frozen", False)
+    images, every = data["images"], trainer.check_val_every_n_epoch or 1
+    print(
+        f"Run {folder.path}\n"
+        f"  encoder  {name}, {encoder['kind']} {encoder['shape']}, {encoder['parameters'] / 1e6:.1f} M parameters, "
+        f"{'frozen' if frozen else 'trained'}\n"
+        f"  decoder  {decoder['class_path'].rpartition('.')[2]}, {decoder['parameters'] / 1e6:.1f} M parameters, "
+        f"vocabulary {facts['vocabulary']}\n"
+        f"  data     {data['source']}, {images['train']} / {images['val']} / {images['test']} images\n"
+        f"  every {'epoch' if every == 1 else f'{every} epochs'} {data['fit_val_images']} validation images are "
+        "captioned and scored",
+        flush=True,
+    )
 
 
 def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) -> None:
@@ -55,6 +75,4 @@ def print_captions(folder: RunFolder, split: str) -> None:
 
 
 def _quoted(path: Any) -> str:
-    import shlex
-
     return shlex.quote(str(path))

@@ -19,9 +19,10 @@ def configure_wandb(options: Namespace, folder: RunFolder) -> None:
     """Put a WandbLogger's files into the run's folder; without a key it works offline and asks nothing."""
     folder.path.mkdir(parents=True, exist_ok=True)
     options.save_dir, options.name = str(folder.path), options.name or folder.path.name
-    if "WANDB_MODE" not in os.environ and not options.offline and not _has_key():
-        os.environ["WANDB_MODE"] = "offline"
-        options.offline = True
+    if "WANDB_MODE" not in os.environ and (options.offline or not _has_key()):
+        import wandb
+
+        wandb.setup(settings=wandb.Settings(mode="offline"))  # asking for the key has read the environment already
 
 
 def _has_key() -> bool:
@@ -37,13 +38,13 @@ class SampleTable(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation images."""
-        self.log(trainer, pl_module, "val")
+        self.log_samples(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Test images."""
-        self.log(trainer, pl_module, "test")
+        self.log_samples(trainer, pl_module, "test")
 
-    def log(self, trainer: L.Trainer, captioner: L.LightningModule, split: str) -> None:
+    def log_samples(self, trainer: L.Trainer, captioner: L.LightningModule, split: str) -> None:
         """One table."""
         assert isinstance(captioner, Captioner)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -3,8 +3,11 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
+
+from capbench.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -50,3 +53,16 @@ class CaptionSet:
         for image in sorted(self.images, key=lambda image: image.id):
             digest.update(repr((image.id, image.split, image.references)).encode())
         return digest.hexdigest()[:16]
+
+
+def open_image(path: Path) -> Image.Image:
+    """The RGB picture in a file, turned as its EXIF data says.
+
+    Raises:
+        UserError: the file is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}).") from error

@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from capbench.data.captions import CaptionedImage, CaptionSet
+from capbench.data.captions import CaptionedImage, CaptionSet, open_image
 from capbench.data.module import CaptionData
 from capbench.errors import UserError
 
@@ -72,19 +70,6 @@ class Flickr8k(CaptionData):
                 "--data.max_missing."
             )
         warnings.warn(f"{message}; they are left out.", stacklevel=2)
-
-
-def open_image(path: Path) -> Image.Image:
-    """The RGB picture in a file.
-
-    Raises:
-        UserError: the file is no readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}).") from error
 
 
 def _folders(root: Path) -> list[Path]:

@@ -105,8 +105,8 @@ class LSTMDecoder(Decoder):
         """Make the layers through which an image vector (N, C) comes in."""
 
     def projection(self, channels: int, size: int, activation: nn.Module | None = None) -> nn.Module:
-        """Dropout, linear layer and activation: (N, channels) to (N, size)."""
-        layers = [nn.Dropout(self.dropout.p), nn.Linear(channels, size)]
+        """Layer norm (encoders differ in scale), dropout, linear layer, activation: (N, channels) to (N, size)."""
+        layers = [nn.LayerNorm(channels), nn.Dropout(self.dropout.p), nn.Linear(channels, size)]
         return nn.Sequential(*layers, activation) if activation else nn.Sequential(*layers)
 
     def input_size(self, embedding: int) -> int:
