@@ -52,6 +52,7 @@ class Attention(Decoder):
             raise UserError("Attention needs a grid of features: set --model.encoder.features=grid (or auto).")
         channels = project or shape.channels
         self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(shape.channels)  # encoders differ in scale
         self.project = nn.Linear(shape.channels, channels) if project else nn.Identity()
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.initial = nn.Linear(channels, 2 * hidden)
@@ -67,7 +68,7 @@ class Attention(Decoder):
 
     def context(self, features: Tensor) -> State:
         """Values (N, L, C), keys (N, L, A) and the LSTM's initial state (N, H) twice."""
-        values = self.project(self.dropout(features))
+        values = self.project(self.dropout(self.norm(features)))
         h, c = torch.tanh(self.initial(values.mean(1))).chunk(2, -1)
         return {"values": values, "keys": self.key(values), "h": h, "c": c}
 
