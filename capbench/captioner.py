@@ -170,6 +170,7 @@ class Captioner(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of the references, without smoothing, and captions; greedy ones during training."""
+        batch = batch._replace(inputs=self.features(batch), encoded=True)  # once for the loss and the captions
         loss, words = self.word_loss(batch, nn.CrossEntropyLoss())
         self.log("val/loss", loss, on_epoch=True, batch_size=words, sync_dist=True)
         fitting = self.trainer.state.fn == "fit"

@@ -1,10 +1,13 @@
 """fit, validate, test and predict: LightningCLI around Captioner and CaptionData."""
 
 import difflib
+import inspect
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as L
@@ -15,35 +18,55 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
+from capbench.decoders import Decoder
+from capbench.encoder import Encoder
 from capbench.errors import UserError
 from capbench.recorder import Recorder
 from capbench.runs import RunFolder, read_checkpoint
 from capbench.summary import print_summary
-from capbench.tracking import SampleTable, configure_wandb
+from capbench.tracking import SampleTable, configure_wandb, drop_anonymous
 
 MONITOR = {"monitor": "val/bleu4", "mode": "max"}
 
 
+HELP = " (--help lists all options)"
+NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value type:")
+
+
 class Parser(LightningArgumentParser):
-    """Answers a mistake with one sentence."""
+    """Answers a mistake with one sentence; takes no abbreviated options.
+
+    Attributes:
+        commands: the parsers of the commands, in the parser above them.
+    """
+
+    commands: Mapping[str, "LightningArgumentParser"] = MappingProxyType({})
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **(options | {"allow_abbrev": False}))
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Add the nearest option that exists to a complaint about one that does not.
+        """Add the nearest name that exists to a complaint about one that does not.
 
         Raises:
             UserError: always.
         """
-        unknown = re.search(r"[Kk]ey [\"']([\w.]+)[\"']|arguments: --([\w.]+)|[Oo]ption [\"']([\w.]+)[\"']", message)
-        hint = ""
-        if unknown and not re.search("required|type", message):
-            key = next(group for group in unknown.groups() if group)
-            near = difflib.get_close_matches(key, self.option_names(), n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{message.strip()}{hint} (--help lists all options)") from ex
+        lines = [line.strip().removeprefix("- ") for line in message.replace(HELP, "").splitlines()]
+        lines = [line for line in lines if line and not line.startswith(NOISE)]
+        if unknown := [line for line in lines if "is not accepted" in line]:
+            lines = [line for line in lines if line.endswith(":") or line in unknown]
+        sentence = "; ".join(lines).replace(":; ", ": ")
+        match = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|import path string: (\w+)", sentence, re.I)
+        if match and "did you mean" not in sentence:
+            names = _part_names() if match[3] else self.option_names()
+            near = difflib.get_close_matches(match[1] or match[2] or match[3], names, n=1, cutoff=0.5)
+            sentence += f": did you mean {near[0]}?" if near else ""
+        raise UserError(sentence + HELP) from ex
 
     def option_names(self) -> list[str]:
         """Every dotted option, those of the default classes too."""
-        names = list(self.get_defaults(skip_validation=True).keys())
+        parsers = [self, *self.commands.values()]
+        names = [name for parser in parsers for name in parser.get_defaults(skip_validation=True).keys()]  # noqa: SIM118
         return sorted({name.replace(".init_args.", ".") for name in names})
 
 
@@ -80,6 +103,7 @@ class CapbenchCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's own way warns of arguments that are not `sys.argv`'s."""
+        parser.commands = self._subcommand_parsers
         self.config = parser.parse_args(args)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
@@ -151,7 +175,17 @@ class CapbenchCLI(LightningCLI):
         if self.options.trainer.logger:
             callbacks += [SampleTable(), LearningRateMonitor("step")]
         self.trainer_defaults["callbacks"] = callbacks
-        return super().instantiate_trainer(default_root_dir=str(self.folder.path), **options)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.folder.path), **options)
+        drop_anonymous(trainer.loggers)
+        return trainer
+
+
+def _part_names() -> set[str]:
+    """The names of all encoders, decoders and data sources."""
+    found: list[type] = [Encoder, Decoder, CaptionData]
+    for cls in found:
+        found += cls.__subclasses__()
+    return {cls.__name__ for cls in found if not inspect.isabstract(cls)}
 
 
 def _class_name(part: Any) -> str:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,9 @@ class TimmEncoder(Encoder):
         else:
             self.model = _create(name, pretrained)
             self.architecture, self.model_args = _origin(name)
+            if image_size and self.model.pretrained_cfg.get("fixed_input_size"):  # transformers know their places
+                self.model_args = self.model_args | {"img_size": image_size}
+                self.model = _create(name, pretrained, img_size=image_size)
             self.data_config = resolve_model_data_config(self.model)
             if image_size:
                 self.data_config["input_size"] = (3, image_size, image_size)
@@ -109,7 +113,15 @@ class TimmEncoder(Encoder):
             self.requires_grad_(False)
         self.train(not frozen)
         self.transform = create_transform(**self.data_config, is_training=False)
-        self.shape = self._measure()
+        try:
+            self.shape = self._measure()
+        except (AssertionError, RuntimeError) as error:
+            if not image_size:
+                raise
+            raise UserError(
+                f"{name} cannot take images of {image_size} x {image_size} pixels ({_reason(error)}): choose another "
+                "--model.encoder.image_size, or null for the size that its weights were trained at."
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) to features (N, L, C); L = 1 unless `kind` is `grid`."""
@@ -166,12 +178,17 @@ def _create(name: str, pretrained: bool, **model_args: Any) -> Any:
     if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:"), "config.json").is_file():
         raise UserError(f"{name}: this folder holds no config.json, so it is not a timm model folder.")
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **model_args)
+        return timm.create_model(name, pretrained=pretrained, **model_args | {"num_classes": 0})
     except Exception as error:
         if not pretrained:
-            raise UserError(f"timm cannot build {name!r}: {_first_line(error)}") from error
+            raise UserError(f"timm cannot build {name!r}: {_reason(error)}.") from error
+        if name.startswith("local-dir:"):
+            raise UserError(
+                f"{name} could not be loaded ({_reason(error)}): it must hold config.json and the weights that belong "
+                "to it, as timm.models.save_for_hf writes them."
+            ) from error
         raise UserError(
-            f"The pretrained weights of {name!r} could not be loaded ({_first_line(error)}). Connect to the "
+            f"The pretrained weights of {name!r} could not be loaded ({_reason(error)}). Connect to the "
             "internet once (they are cached from then on), or name a timm folder that you have with "
             "--model.encoder.name=local-dir:FOLDER, or start from random weights with "
             "--model.encoder.pretrained=false."
@@ -197,5 +214,5 @@ def _drop_head(model: Any) -> None:
         model.pre_logits = nn.Identity()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" ...").rstrip(".:") or type(error).__name__

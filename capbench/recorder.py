@@ -86,7 +86,8 @@ class Recorder(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"train/captions_per_second": throughput}, step=trainer.global_step)
         kept = self.folder.result().get("scores", {}).get("val", {})
-        if row["val/bleu4"] > kept.get("bleu4", -1):
+        # `validate` leaves scores without an epoch; `row` is rounded to 32 bits
+        if "epoch" not in kept or pl_module.scores["val"].corpus["bleu4"] > kept["bleu4"]:
             self.keep_scores("val", pl_module, epoch=trainer.current_epoch)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -11,6 +11,7 @@ runs/NAME/config.yaml        the resolved configuration, fit for --config
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,15 +44,17 @@ class RunFolder:
         Raises:
             UserError: there is none.
         """
-        runs = {folder for folder in root.glob(f"{name}*") if (folder / "checkpoints").is_dir()}
-        numbers = {folder: folder.name.removeprefix(name).removeprefix("-") or "1" for folder in runs}
-        numbers = {folder: number for folder, number in numbers.items() if number.isdigit()}
+        first, numbers = root / name, {}
+        for folder in first.parent.glob("*"):
+            match = re.fullmatch(rf"{re.escape(first.name)}(?:-(\d+))?", folder.name)
+            if match and (folder / "checkpoints").is_dir():
+                numbers[folder] = int(match[1] or 1)
         if not numbers:
             raise UserError(
                 f"{root} holds no run {name!r} with checkpoints: name the checkpoint's file with --ckpt_path, or the "
                 "run with --name."
             )
-        return cls(max(numbers, key=lambda folder: int(numbers[folder])))
+        return cls(max(numbers, key=lambda folder: numbers[folder]))
 
     def captions(self, split: str) -> Path:
         """The file of a split's captions."""

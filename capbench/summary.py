@@ -3,6 +3,8 @@
 import json
 import random
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -40,9 +42,9 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
             f"\nRun {result.get('status', 'without result')}: {folder.path}, {result.get('epochs', 0)} epochs, "
             f"{result.get('wall_seconds', 0):.0f} s."
         )
-        if best:
+        if "epoch" in best:
             print(f"Best validation (epoch {best['epoch']}, {best['images']} images): BLEU-4 {best['bleu4']:.3f}")
-            print(f"Next: python -m capbench test --ckpt_path {_quoted(folder.checkpoints / 'best.ckpt')}")
+            print(f"Next: {_python()} -m capbench test --ckpt_path {_quoted(folder.checkpoints / 'best.ckpt')}")
     elif command == "predict":
         print(f"\nCaptions: {folder.predictions}")
     else:
@@ -52,7 +54,7 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
         print_captions(folder, split)
         print(f"All captions and scores: {folder.captions(split)}, {folder.result_file}")
         checkpoint = _quoted(folder.checkpoints / "best.ckpt")
-        print(f"Next: python -m capbench caption --checkpoint {checkpoint} IMAGE...")
+        print(f"Next: {_python()} -m capbench caption --checkpoint {checkpoint} IMAGE...")
 
 
 def print_scores(split: str, scores: dict[str, Any]) -> None:
@@ -72,6 +74,13 @@ def print_captions(folder: RunFolder, split: str) -> None:
         for number, reference in enumerate(row["references"]):
             print(f"    {'reference:' if number == 0 else '          '} {reference}")
     print()
+
+
+def _python() -> str:
+    """The Python that runs this, as one would type it here."""
+    here = Path.cwd()
+    path = Path(sys.executable)
+    return _quoted(path.relative_to(here)) if path.is_relative_to(here) else "python"
 
 
 def _quoted(path: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as L
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
@@ -23,6 +23,13 @@ def configure_wandb(options: Namespace, folder: RunFolder) -> None:
         import wandb
 
         wandb.setup(settings=wandb.Settings(mode="offline"))  # asking for the key has read the environment already
+
+
+def drop_anonymous(loggers: list[Logger]) -> None:
+    """Lightning hands wandb an option that wandb 0.31 only warns of."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger._wandb_init.pop("anonymous", None)
 
 
 def _has_key() -> bool:

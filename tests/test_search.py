@@ -28,11 +28,12 @@ def build(name: str, seed: int, spoken: int = SPOKEN) -> Decoder:
     decoder = DECODERS[name](SHAPE, len(SPECIALS) + spoken).eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.8)
+    decoder.output.bias.data[Vocabulary.END] = 1.5  # type: ignore[index]
     return decoder
 
 
 def some_features(images: int, seed: int = 0) -> Tensor:
-    return torch.randn(images, SHAPE.places, SHAPE.channels, generator=torch.Generator().manual_seed(seed))
+    return 3 * torch.randn(images, SHAPE.places, SHAPE.channels, generator=torch.Generator().manual_seed(seed))
 
 
 def words_of(tokens: Tensor) -> list[int]:
@@ -47,7 +48,13 @@ def teacher_forced(decoder: Decoder, image: Tensor, words: list[int], ended: boo
     tokens = torch.tensor([[Vocabulary.START, *words]])
     targets = torch.tensor([*words, Vocabulary.END] if ended else words)
     log_probs = decoder(image.unsqueeze(0), tokens)[0].log_softmax(-1)[: len(targets)]
-    return float(log_probs.gather(1, targets.unsqueeze(1)).sum())
+    return log_probs.gather(1, targets.unsqueeze(1)).sum().item()
+
+
+def next_words(decoder: Decoder, image: Tensor, words: list[int]) -> dict[int, float]:
+    """Log-probability of every word that may follow, and of `<end>`."""
+    log_probs = decoder(image.unsqueeze(0), torch.tensor([[Vocabulary.START, *words]]))[0, -1].log_softmax(-1).tolist()
+    return {i: log_prob for i, log_prob in enumerate(log_probs) if i == Vocabulary.END or i >= len(SPECIALS)}
 
 
 def all_captions(max_words: int) -> list[tuple[list[int], bool]]:
@@ -57,10 +64,10 @@ def all_captions(max_words: int) -> list[tuple[list[int], bool]]:
     ]
 
 
-def same(found: Found, expected: Found) -> bool:
-    torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=0)
-    return found.tokens.equal(expected.tokens)
+def assert_same(found: Found, expected: Found, images: Tensor) -> None:
+    torch.testing.assert_close(found.log_probs, expected.log_probs[images], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.scores, expected.scores[images], atol=1e-5, rtol=0)
+    assert found.tokens.equal(expected.tokens[images])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -71,13 +78,34 @@ def test_a_beam_of_one_takes_the_best_word_each_time(name: str, seed: int) -> No
     for image, row in zip(features, found.tokens[:, 0], strict=True):
         expected: list[int] = []
         while len(expected) < 6:
-            logits = decoder(image.unsqueeze(0), torch.tensor([[Vocabulary.START, *expected]]))[0, -1]
-            logits[[Vocabulary.PAD, Vocabulary.START, Vocabulary.UNK]] = -torch.inf
-            word = int(logits.argmax())
+            following = next_words(decoder, image, expected)
+            word = max(following, key=lambda i: following[i])
             if word == Vocabulary.END:
                 break
             expected.append(word)
         assert words_of(row) == expected
+
+
+@pytest.mark.parametrize("beam", [2, 4])
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_beam_keeps_the_best_and_shrinks_as_captions_end(name: str, beam: int) -> None:
+    decoder, features = build(name, 2, spoken=9), some_features(4)
+    found = search(decoder, features, Search(beam, 5, 0.7))
+    for image, rows, scores in zip(features, found.tokens, found.scores, strict=True):
+        alive: list[tuple[float, list[int]]] = [(0.0, [])]
+        done: list[tuple[float, list[int]]] = []
+        for length in range(1, 6):
+            longer = [
+                (log_prob + more, [*words, i])
+                for log_prob, words in alive
+                for i, more in next_words(decoder, image, words).items()
+            ]
+            best = sorted(longer, reverse=True)[: beam - len(done)]
+            alive = [(log_prob, words) for log_prob, words in best if words[-1] != Vocabulary.END]
+            done += [(log_prob / length**0.7, words[:-1]) for log_prob, words in best if words[-1] == Vocabulary.END]
+        expected = sorted([*done, *((log_prob / 5**0.7, words) for log_prob, words in alive)], reverse=True)
+        assert [words_of(row) for row in rows] == [words for _, words in expected]
+        torch.testing.assert_close(scores, torch.tensor([score for score, _ in expected]), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
@@ -112,18 +140,15 @@ def test_a_beam_wider_than_the_search_space_leaves_the_rest_empty() -> None:
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize("name", DECODERS)
 def test_an_image_gets_the_same_captions_alone_and_in_any_batch(name: str, beam: int) -> None:
-    decoder, features, options = build(name, 5, spoken=9), some_features(5), Search(beam, 6)
-    together = search(decoder, features, options)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    shuffled = search(decoder, features[order], options)
-    parts = (together.tokens[order], together.log_probs[order], together.scores[order])
-    assert same(shuffled, Found(*parts, None))
-    for image in range(5):
-        alone = search(decoder, features[image : image + 1], options)
-        parts = (together.tokens[[image]], together.log_probs[[image]], together.scores[[image]])
-        assert same(alone, Found(*parts, None))
-    lengths = {len(words_of(row)) for row in together.tokens.flatten(0, 1)}
-    assert len(lengths) > 1  # else the test would say nothing of captions that end early
+    order, options, lengths = torch.tensor([3, 0, 4, 1, 2]), Search(beam, 6), set()
+    for seed in range(4, 10):
+        decoder, features = build(name, seed, spoken=9), some_features(5, seed)
+        together = search(decoder, features, options)
+        assert_same(search(decoder, features[order], options), together, order)
+        for image in range(5):
+            assert_same(search(decoder, features[[image]], options), together, torch.tensor([image]))
+        lengths |= {len(words_of(row)) for row in together.tokens.flatten(0, 1)}
+    assert len(lengths) > 1  # else this would say nothing of captions that end before others
 
 
 @pytest.mark.parametrize("beam", [1, 3, 6])

@@ -87,7 +87,11 @@ class FeatureStore:
                 f"{self.folder.parent}: name another folder with --data.feature_store, or null to do without."
             )
         loader = DataLoader(
-            OpenedImages(self.images, encoder.transform), BATCH, num_workers=num_workers, collate_fn=_pictures
+            OpenedImages(self.images, encoder.transform),
+            BATCH,
+            num_workers=num_workers,
+            collate_fn=_pictures,
+            generator=torch.Generator(),  # its own, so that training draws the same whether the store was there or not
         )
         device = next(encoder.parameters()).device
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.folder.parent))

@@ -47,7 +47,7 @@ class Flickr8k(CaptionData):
         references = _read_tokens(found[TOKENS])
         split_of = {name: split for split, file in SPLIT_FILES.items() for name in found[file].read_text().split()}
         folder = _image_folder(self.root, set(split_of))
-        present = {entry.name: entry.stat() for entry in os.scandir(folder)}
+        present = {entry.name: entry.stat() for entry in os.scandir(folder) if entry.is_file()}
         missing = [name for name in split_of if name not in present or name not in references]
         self._report(missing, len(split_of), folder)
         images = []
@@ -75,7 +75,7 @@ class Flickr8k(CaptionData):
 def _folders(root: Path) -> list[Path]:
     """The folder and those below it, hidden ones left out, to a depth of `DEPTH`."""
     folders = []
-    for path, below, _ in os.walk(root):
+    for path, below, _ in os.walk(root, followlinks=True):
         depth = len(Path(path).relative_to(root).parts)
         below[:] = sorted(name for name in below if not name.startswith(".")) if depth < DEPTH else []
         folders.append(Path(path))

@@ -107,8 +107,8 @@ class CaptionData(L.LightningDataModule, ABC):
         workers = 0 if store else self.num_workers
         return DataLoader(
             dataset,
-            batch_size,
-            shuffle,
+            batch_size=batch_size,
+            shuffle=shuffle,
             collate_fn=Collate(captioner.vocabulary, self.max_words, encoded=store is not None),
             num_workers=workers,
             persistent_workers=workers > 0,

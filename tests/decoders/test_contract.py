@@ -154,7 +154,9 @@ def test_a_step_leaves_the_old_state_as_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", DECODERS)
 def test_training_reaches_every_parameter(name: str, dropout: float) -> None:
     decoder = build(name, dropout=dropout).train()
-    nn.functional.cross_entropy(decoder(some_features(), some_tokens()).flatten(0, 1), some_tokens().flatten()).backward()
+    nn.functional.cross_entropy(
+        decoder(some_features(), some_tokens()).flatten(0, 1), some_tokens().flatten()
+    ).backward()
     untouched = [key for key, value in decoder.named_parameters() if value.grad is None or not value.grad.any()]
     assert not untouched
 
@@ -224,5 +226,5 @@ def test_the_penalty_wants_every_place_to_be_seen_once() -> None:
 
 
 def test_attention_refuses_features_without_a_grid() -> None:
-    with pytest.raises(UserError, match="encoder.features=grid"):
+    with pytest.raises(UserError, match=r"encoder\.features=grid"):
         Attention(FeatureShape(1, 1, 5), WORDS)
