@@ -23,17 +23,18 @@ CAPTIONS = 10
 def main(folders: list[Path]) -> None:
     """Print the tables."""
     results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
-    header = ["decoder", *SCORES.values(), "trained parameters", "epochs", "seconds of fit"]
+    captions = [read_captions(folder) for folder in folders]
+    header = ["decoder", *SCORES.values(), "different captions", "trained parameters", "epochs", "seconds of fit"]
     print_row(header)
     print_row(["---"] * len(header))
-    for result in results:
+    for result, run in zip(results, captions, strict=True):
         test = result["scores"]["test"]
         print_row(
             [name(result)]
             + [f"{test[key]:.4f}" for key in SCORES]
+            + [len({row["caption"] for row in run.values()})]
             + [f"{result['trained_parameters']:,}", result["epochs"], round(result["wall_seconds"])]
         )
-    captions = [read_captions(folder) for folder in folders]
     print("\nTen test images, drawn with `random.Random(0)`:\n")
     print_row(["image", "first reference", *map(name, results)])
     print_row(["---"] * (len(results) + 2))

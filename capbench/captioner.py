@@ -102,6 +102,7 @@ class Captioner(L.LightningModule):
         self.schedule, self.warmup = schedule, warmup
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.vocabulary: Vocabulary | None = None
+        self.awaits_checkpoint = False  # set by who runs the trainer, which tells configure_model nothing of it
         self.generated: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.captions: dict[str, dict[str, str]] = {}
         self.references: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -115,7 +116,7 @@ class Captioner(L.LightningModule):
 
     def configure_model(self) -> None:
         """Take the vocabulary of the training data; before a checkpoint is loaded, leave it to that."""
-        if self.vocabulary is None and self.trainer.ckpt_path is None:
+        if self.vocabulary is None and not self.awaits_checkpoint:
             self.build(self.trainer.datamodule.vocabulary())  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -180,9 +181,9 @@ class Captioner(L.LightningModule):
         """Captions."""
         self.collect(batch, self.search)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, str]:
-        """Captions by image id."""
-        return dict(zip(batch.ids, self.caption(self.features(batch), self.search), strict=True))
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Captions."""
+        self.collect(batch, self.search)
 
     def caption(self, features: Tensor, options: Search) -> list[str]:
         """The best caption for each of the features (N, L, C)."""
@@ -206,17 +207,24 @@ class Captioner(L.LightningModule):
         """Score the test split's captions."""
         self.score("test")
 
-    def score(self, split: str) -> None:
-        """Score what all processes generated since the last time, as one set, and log it."""
-        parts: list[Any] = [None] * self.trainer.world_size
+    def on_predict_epoch_end(self) -> None:
+        """Bring the captions together."""
+        self.gather("predict")
+
+    def gather(self, split: str) -> None:
+        """Make one set of what all processes generated since the last time; an image that two had counts once."""
+        parts: list[Any] = [self.generated]
         if self.trainer.world_size > 1:
+            parts = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, self.generated)
-        else:
-            parts = [self.generated]
         everything = {image: pair for part in parts for image, pair in part.items()}
         self.generated = {}
         self.captions[split] = {image: caption for image, (caption, _) in everything.items()}
         self.references[split] = {image: references for image, (_, references) in everything.items()}
+
+    def score(self, split: str) -> None:
+        """Score what all processes generated, as one set, and log it."""
+        self.gather(split)
         self.scores[split] = score_captions(self.captions[split], self.references[split])
         for name, value in self.scores[split].corpus.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "bleu4")

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import logging
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ MONITOR = {"monitor": "val/bleu4", "mode": "max"}
 
 
 HELP = " (--help lists all options)"
-NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value type:")
+NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
 
 
 class Parser(LightningArgumentParser):
@@ -95,8 +96,7 @@ class CapbenchCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {f"checkpoint.{key}": value for key, value in MONITOR.items()}
-            | {"checkpoint.filename": "best", "checkpoint.save_last": True}
-            | {"checkpoint.enable_version_counter": False}
+            | {"checkpoint.filename": "best", "checkpoint.enable_version_counter": False}
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults({f"early_stopping.{key}": value for key, value in (MONITOR | {"patience": 5}).items()})
@@ -140,7 +140,7 @@ class CapbenchCLI(LightningCLI):
                     f"{command} needs a trained model: add --ckpt_path best (the best checkpoint of the latest run "
                     f"named {name!r}), --ckpt_path last, or --ckpt_path FILE."
                 )
-            return RunFolder.new(self.options.runs, name)
+            return self._new_folder()
         if asked in ("best", "last"):
             folder = RunFolder.latest(self.options.runs, name)
             self.options.ckpt_path = str(folder.checkpoint(asked))
@@ -148,7 +148,15 @@ class CapbenchCLI(LightningCLI):
         file = Path(asked)
         if file.parent.name == "checkpoints":
             return RunFolder(file.parent.parent)
-        return RunFolder.new(self.options.runs, name)
+        return self._new_folder()
+
+    def _new_folder(self) -> RunFolder:
+        """A free folder; the first process's, in those that Lightning starts for the other devices."""
+        if "LOCAL_RANK" in os.environ and "CAPBENCH_RUN_FOLDER" in os.environ:
+            return RunFolder(Path(os.environ["CAPBENCH_RUN_FOLDER"]))
+        folder = RunFolder.new(self.options.runs, self.options.name)
+        os.environ["CAPBENCH_RUN_FOLDER"] = str(folder.path)
+        return folder
 
     def _config_name(self) -> str:
         """The config file's name; the run's if it is a run's own config."""
@@ -169,9 +177,12 @@ class CapbenchCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
         """Add the callbacks that every command has."""
         self._dump_config()
+        self.model.awaits_checkpoint = self.resumes
         fresh = self.subcommand == "fit" and not self.resumes
         config = self.config_dump if fresh else None
         callbacks: list[L.Callback] = [Recorder(self.folder, config, self.options.seed_everything)]
+        # `save_last` would write it only together with a better one
+        callbacks.append(ModelCheckpoint(self.folder.checkpoints, "last", enable_version_counter=False))
         if self.options.trainer.logger:
             callbacks += [SampleTable(), LearningRateMonitor("step")]
         self.trainer_defaults["callbacks"] = callbacks
@@ -214,7 +225,9 @@ def be_quiet() -> None:
         "Found .* in eval mode",  # a frozen encoder
         ".*does not have many workers",  # features come from the store
         "The number of training batches",
+        "It is recommended to use `self.log",  # every process has the scores of all
         ".*ckpt_path='(best|last)'.*",
+        "Checkpoint directory .* exists and is not empty",  # training goes on
     ):
         warnings.filterwarnings("ignore", message)
     usual = warnings.formatwarning

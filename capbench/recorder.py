@@ -106,14 +106,13 @@ class Recorder(L.Callback):
         if trainer.is_global_zero:
             self.keep_captions(pl_module, "test")
 
-    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the captions."""
-        assert isinstance(trainer.predict_loop.predictions, list)
-        captions = {image: caption for batch in trainer.predict_loop.predictions for image, caption in batch.items()}
-        write_jsonl(
-            self.folder.predictions,
-            ({"image_id": image, "caption": caption} for image, caption in sorted(captions.items())),
-        )
+        assert isinstance(pl_module, Captioner)
+        if trainer.is_global_zero:
+            captions = sorted(pl_module.captions["predict"].items())
+            rows = ({"image_id": image, "caption": caption} for image, caption in captions)
+            write_jsonl(self.folder.predictions, rows)
 
     def seconds(self) -> float:
         """Since the command began."""

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from capbench.decoders.base import Decoder, State, select
+from capbench.errors import UserError
 from capbench.text import Vocabulary
 
 
 @dataclass(frozen=True)
 class Search:
     """How captions are searched.
+
+    Raises UserError for values that make no search.
 
     Args:
         beam: hypotheses kept for each image; 1 is greedy search.
@@ -29,8 +32,10 @@ class Search:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched."""
-        if self.beam < 1 or self.max_words < 1 or self.length_penalty < 0:
-            raise ValueError("beam and max_words must be at least 1, and length_penalty at least 0")
+        if not (self.beam >= 1 and self.max_words >= 1 and self.length_penalty >= 0):
+            raise UserError(
+                f"A search needs beam and max_words of at least 1 and a length_penalty of at least 0, not {self}."
+            )
 
 
 @dataclass(slots=True)
@@ -65,7 +70,7 @@ def search(decoder: Decoder, features: Tensor, options: Search) -> Found:
     state = decoder.start(context)
     history = {"tokens": torch.full((count * width, options.max_words), Vocabulary.PAD, device=device)}
     if "attention" in state:
-        history["attention"] = state["attention"].new_zeros(*history["tokens"].shape, features.shape[1])
+        history["attention"] = torch.zeros(*history["tokens"].shape, features.shape[1], device=device)
     last = torch.full((count * width,), Vocabulary.START, device=device)
     alive = torch.full((count, width), -torch.inf, device=device)
     alive[:, 0] = 0.0
@@ -91,7 +96,7 @@ def search(decoder: Decoder, features: Tensor, options: Search) -> Found:
         last = token.flatten()
         history["tokens"][:, word] = last
         if "attention" in state:
-            history["attention"][:, word] = state["attention"]
+            history["attention"][:, word] = state["attention"].float()
     return _keep_best(done, _found(history, alive, options.max_words, options))
 
 
@@ -112,4 +117,5 @@ def _keep_best(done: Found, new: Found) -> Found:
     attention = None
     if done.attention is not None and new.attention is not None:
         attention = pick(done.attention, new.attention)
-    return Found(pick(done.tokens, new.tokens), pick(done.log_probs, new.log_probs), scores, attention)
+    tokens = pick(done.tokens, new.tokens).masked_fill((scores == -torch.inf).unsqueeze(-1), Vocabulary.PAD)
+    return Found(tokens, pick(done.log_probs, new.log_probs), scores, attention)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from capbench.decoders import Attention, Decoder, InitInject, Merge, ParInject, PreInject
+from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.search import Found, Search, search
 from capbench.text import SPECIALS, Vocabulary
@@ -224,5 +225,5 @@ def test_without_attention_there_are_no_maps() -> None:
     "options", [{"beam": 0}, {"beam": -3}, {"max_words": 0}, {"length_penalty": -0.1}], ids=lambda options: str(options)
 )
 def test_what_cannot_be_searched_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="beam and max_words"):
+    with pytest.raises(UserError, match="beam and max_words"):
         Search(**options)  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def _read_tokens(path: Path) -> dict[str, list[str]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
-        key, tab, caption = line.rstrip("\r").partition("\t")
+        key, tab, caption = line.partition("\t")
         name, hash_sign, _ = key.rpartition("#")
         if not (tab and hash_sign):
             raise UserError(f"{path}, line {number}: expected 'name.jpg#number<TAB>caption', found {line[:60]!r}.")

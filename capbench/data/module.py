@@ -94,7 +94,7 @@ class CaptionData(L.LightningDataModule, ABC):
         images = self.captions.split(split)
         if not images:
             raise UserError(f"{type(self).__name__} has no image in the split {split!r}.")
-        if limit and limit < len(images):
+        if limit is not None and limit < len(images):
             images = random.Random(0).sample(images, limit)
         assert self.trainer is not None
         captioner = self.trainer.lightning_module

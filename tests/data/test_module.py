@@ -141,6 +141,19 @@ def test_an_encoder_that_learns_gets_pictures(make: Callable[..., Few], tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_the_store_of_an_earlier_run_is_read(make: Callable[..., Few], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = attached(make()), make()
+    expected = next(iter(first.val_dataloader()))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the encoder was run again")
+
+    monkeypatch.setattr(TimmEncoder, "forward", refuse)
+    second.setup("fit")
+    second.trainer = first.trainer
+    assert next(iter(second.val_dataloader())).inputs.equal(expected.inputs)
+
+
 def test_workers_give_what_the_main_process_gives(make: Callable[..., Few]) -> None:
     alone, helped = (attached(make(num_workers=n, feature_store=None)).test_dataloader() for n in (0, 2))
     for batch, expected in zip(helped, alone, strict=True):
