@@ -103,6 +103,7 @@ class CapbenchCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's own way warns of arguments that are not `sys.argv`'s."""
+        assert isinstance(parser, Parser)
         parser.commands = self._subcommand_parsers
         self.config = parser.parse_args(args)
 

@@ -94,9 +94,7 @@ def test_several_captions_are_shown_best_first(checkpoint: Path, pictures: list[
     assert lines == [f"  {found['caption']}  ({found['log_prob']:.2f})" for found in row["captions"]]
 
 
-def test_a_wider_beam_finds_captions_at_least_as_likely(
-    checkpoint: Path, pictures: list[str], capsys: Capture
-) -> None:
+def test_a_wider_beam_finds_captions_at_least_as_likely(checkpoint: Path, pictures: list[str], capsys: Capture) -> None:
     likely = []
     for beam in ("--beam=1", "--beam=20"):
         assert run("caption", "--checkpoint", checkpoint, pictures[0], "--json", beam) == 0

@@ -128,8 +128,9 @@ def test_mixed_precision_is_lightnings_flag(empty_folder: Path) -> None:
         ("--model.decoder.hidden=big", ["hidden", "big", "int"]),
         ("--model.schedule=cosin", ["model.schedule", "cosin", "cosine"]),
         ("--model.decoder.join=minus", ["join", "minus", "multiply"]),
-        ("--trainer.precision=bf17", ["trainer.precision", "bf17", "bf16"]),
-        ("--seed_everything=abc", ["seed_everything", "abc"]),
+        ("--trainer.precision=bf17", ["trainer.precision", "bf16"]),
+        ("--seed_everything=abc", ["seed_everything", "int"]),
+        ("--model.search.beam=0", ["beam", "at least 1"]),
         ("--config=nowhere.yaml", ["nowhere.yaml", "does not exist"]),
         ("astray", ["astray"]),
     ],
@@ -266,9 +267,7 @@ def test_best_and_last_are_the_latest_runs(run_folder: Path, capsys: pytest.Capt
     assert_one_sentence(capsys, "tiny-2/checkpoints/best.ckpt")
 
 
-def test_predict_captions_the_split_that_is_asked_for(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_captions_the_split_that_is_asked_for(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split, count in (("train", 8), ("val", 4)):
         assert run("predict", *TINY, "--name=tiny", "--ckpt_path=best", f"--data.predict_split={split}") == 0
         assert len(rows(run_folder / "predictions.jsonl")) == count
@@ -303,9 +302,7 @@ def test_fit_goes_on_where_it_ended(run_folder: Path) -> None:
     assert [folder.name for folder in run_folder.parent.iterdir()] == ["tiny"]
 
 
-def test_fit_goes_on_after_the_checkpoint_was_validated(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_goes_on_after_the_checkpoint_was_validated(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`validate` writes its own scores of the validation split into the result."""
     assert run("validate", *TINY, "--name=tiny", "--ckpt_path=best") == 0
     assert run("fit", *TINY, "--name=tiny", "--ckpt_path=last") == 0  # nothing left to do
@@ -353,9 +350,7 @@ def interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_a_run_that_is_interrupted_is_stopped_and_goes_on(
-    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_interrupted_is_stopped_and_goes_on(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Captioner.training_step
 
     def interrupted(self: Captioner, batch: Any, batch_idx: int) -> Any:
