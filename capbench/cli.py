@@ -1,14 +1,7 @@
 """fit, validate, test and predict: LightningCLI around Captioner and CaptionData."""
 
-import difflib
-import inspect
-import logging
 import os
-import re
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as L
@@ -19,56 +12,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
-from capbench.decoders import Decoder
-from capbench.encoder import Encoder
 from capbench.errors import UserError
+from capbench.parser import Parser
+from capbench.quiet import be_quiet
 from capbench.recorder import Recorder
 from capbench.runs import RunFolder, read_checkpoint
 from capbench.summary import print_summary
-from capbench.tracking import SampleTable, configure_wandb, drop_anonymous
+from capbench.tracking import SampleTable, configure_wandb, drop_anonymous, finish_wandb
 
 MONITOR = {"monitor": "val/bleu4", "mode": "max"}
-
-
-HELP = " (--help lists all options)"
-NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
-
-
-class Parser(LightningArgumentParser):
-    """Answers a mistake with one sentence; takes no abbreviated options.
-
-    Attributes:
-        commands: the parsers of the commands, in the parser above them.
-    """
-
-    commands: Mapping[str, "LightningArgumentParser"] = MappingProxyType({})
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **(options | {"allow_abbrev": False}))
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Add the nearest name that exists to a complaint about one that does not.
-
-        Raises:
-            UserError: always.
-        """
-        lines = [line.strip().removeprefix("- ") for line in message.replace(HELP, "").splitlines()]
-        lines = [line for line in lines if line and not line.startswith(NOISE)]
-        if unknown := [line for line in lines if "is not accepted" in line]:
-            lines = [line for line in lines if line.endswith(":") or line in unknown]
-        sentence = "; ".join(lines).replace(":; ", ": ")
-        match = re.search(r"arguments: --([\w.]+)|option '([\w.]+)'|import path string: (\w+)", sentence, re.I)
-        if match and "did you mean" not in sentence:
-            names = _part_names() if match[3] else self.option_names()
-            near = difflib.get_close_matches(match[1] or match[2] or match[3], names, n=1, cutoff=0.5)
-            sentence += f": did you mean {near[0]}?" if near else ""
-        raise UserError(sentence + HELP) from ex
-
-    def option_names(self) -> list[str]:
-        """Every dotted option, those of the default classes too."""
-        parsers = [self, *self.commands.values()]
-        names = [name for parser in parsers for name in parser.get_defaults(skip_validation=True).keys()]  # noqa: SIM118
-        return sorted({name.replace(".init_args.", ".") for name in names})
 
 
 class CapbenchCLI(LightningCLI):
@@ -99,7 +51,8 @@ class CapbenchCLI(LightningCLI):
             | {"checkpoint.filename": "best", "checkpoint.enable_version_counter": False}
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults({f"early_stopping.{key}": value for key, value in (MONITOR | {"patience": 5}).items()})
+        patience = MONITOR | {"patience": 5, "strict": False}
+        parser.set_defaults({f"early_stopping.{key}": value for key, value in patience.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's own way warns of arguments that are not `sys.argv`'s."""
@@ -143,7 +96,7 @@ class CapbenchCLI(LightningCLI):
                 )
             return self._new_folder()
         if asked in ("best", "last"):
-            folder = RunFolder.latest(self.options.runs, name)
+            folder = self._own_folder() or RunFolder.latest(self.options.runs, name)
             self.options.ckpt_path = str(folder.checkpoint(asked))
             return folder
         file = Path(asked)
@@ -161,11 +114,15 @@ class CapbenchCLI(LightningCLI):
 
     def _config_name(self) -> str:
         """The config file's name; the run's if it is a run's own config."""
-        configs = self.options.get("config") or []
-        if not configs:
-            return _class_name(self.options.model.decoder).lower()
-        path = Path(str(configs[-1]))
-        return path.resolve().parent.name if path.name == "config.yaml" else path.stem
+        if folder := self._own_folder():
+            return folder.path.name
+        configs = self.options.get("config")
+        return Path(str(configs[-1])).stem if configs else _class_name(self.options.model.decoder).lower()
+
+    def _own_folder(self) -> RunFolder | None:
+        """The run whose own configuration is taken."""
+        configs = [Path(str(path)) for path in self.options.get("config") or []]
+        return RunFolder(configs[-1].parent) if configs and configs[-1].name == "config.yaml" else None
 
     def before_instantiate_classes(self) -> None:
         """Point checkpoints and loggers into the run's folder."""
@@ -192,14 +149,6 @@ class CapbenchCLI(LightningCLI):
         return trainer
 
 
-def _part_names() -> set[str]:
-    """The names of all encoders, decoders and data sources."""
-    found: list[type] = [Encoder, Decoder, CaptionData]
-    for cls in found:
-        found += cls.__subclasses__()
-    return {cls.__name__ for cls in found if not inspect.isabstract(cls)}
-
-
 def _class_name(part: Any) -> str:
     return str(part["class_path"]).rpartition(".")[2]
 
@@ -215,32 +164,10 @@ def main(arguments: list[str]) -> None:
         cli = CapbenchCLI(_with_own_config(arguments))
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    finally:
+        finish_wandb()
     if cli.trainer.is_global_zero:
         print_summary(cli.subcommand, cli.folder, cli.trainer)
-
-
-def be_quiet() -> None:
-    """Leave out what Lightning says of things that are as they should be, and show our own warnings as sentences."""
-    for message in (
-        ".*LeafSpec.*",
-        "Found .* in eval mode",  # a frozen encoder
-        ".*does not have many workers",  # features come from the store
-        "The number of training batches",
-        "It is recommended to use `self.log",  # every process has the scores of all
-        ".*ckpt_path='(best|last)'.*",
-        "Checkpoint directory .* exists and is not empty",  # training goes on
-    ):
-        warnings.filterwarnings("ignore", message)
-    usual = warnings.formatwarning
-
-    def format_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
-        ours = Path(filename).is_relative_to(Path(__file__).parent)
-        return f"capbench: {message}\n" if ours else usual(message, category, filename, lineno, line)
-
-    warnings.formatwarning = format_warning
-    unneeded = re.compile(r"💡|.PU available|Seed set|Loading `train_dataloader` to estimate")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).addFilter(lambda record: not unneeded.match(record.getMessage()))
 
 
 def _with_own_config(arguments: list[str]) -> list[str]:
@@ -249,7 +176,9 @@ def _with_own_config(arguments: list[str]) -> list[str]:
     for place, argument in enumerate(arguments):
         value = argument.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
         if argument.partition("=")[0] == "--ckpt_path" and not named:
+            if value not in ("best", "last") and not Path(value).is_file():
+                raise UserError(f"There is no checkpoint {value}.")
             config = Path(value).parent.parent / "config.yaml"
-            if Path(value).is_file() and config.is_file():
+            if config.is_file():
                 return [arguments[0], "--config", str(config), *arguments[1:]]
     return arguments

@@ -49,6 +49,9 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
         print(f"\nCaptions: {folder.predictions}")
     else:
         split = "val" if command == "validate" else "test"
+        if split not in result.get("scores", {}):
+            print(f"\nNo image of the split {split} was captioned.")
+            return
         print()
         print_scores(split, result["scores"][split])
         print_captions(folder, split)

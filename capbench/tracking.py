@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from typing import Any
 
 import lightning.pytorch as L
@@ -13,12 +14,14 @@ from capbench.data import CaptionData
 from capbench.runs import RunFolder
 
 SAMPLES = 8
+DATA_DIR = os.environ.get("WANDB_DATA_DIR")
 
 
 def configure_wandb(options: Namespace, folder: RunFolder) -> None:
     """Put a WandbLogger's files into the run's folder; without a key it works offline and asks nothing."""
     folder.path.mkdir(parents=True, exist_ok=True)
     options.save_dir, options.name = str(folder.path), options.name or folder.path.name
+    os.environ["WANDB_DATA_DIR"] = DATA_DIR or str(folder.path.resolve() / "wandb")  # where media wait for `wandb sync`
     if "WANDB_MODE" not in os.environ and (options.offline or not _has_key()):
         import wandb
 
@@ -30,6 +33,13 @@ def drop_anonymous(loggers: list[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger._wandb_init.pop("anonymous", None)
+
+
+def finish_wandb() -> None:
+    """Close the run that a WandbLogger began, so that the next command in this process begins its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
 
 
 def _has_key() -> bool:

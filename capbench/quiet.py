@@ -1,0 +1,33 @@
+"""What is not shown of other libraries' messages, and how our own warnings look."""
+
+import logging
+import re
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def be_quiet() -> None:
+    """Leave out what Lightning says of things that are as they should be, and show our own warnings as sentences."""
+    for message in (
+        ".*LeafSpec.*",
+        "Found .* in eval mode",  # a frozen encoder
+        ".*does not have many workers",  # features come from the store
+        "The number of training batches",
+        "It is recommended to use `self.log",  # every process has the scores of all
+        ".*ckpt_path='(best|last)'.*",
+        "Checkpoint directory .* exists and is not empty",  # training goes on
+    ):
+        warnings.filterwarnings("ignore", message)
+    usual = warnings.formatwarning
+
+    def format_warning(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        ours = Path(filename).is_relative_to(Path(__file__).parent)
+        return f"capbench: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    unneeded = re.compile(r"💡|.PU available|Seed set|Loading `train_dataloader` to estimate")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(lambda record: not unneeded.match(record.getMessage()))
