@@ -44,9 +44,10 @@ def finish_wandb() -> None:
 
 def _has_key() -> bool:
     """Whether W&B would find a key, in the environment or where `wandb login` put it."""
+    from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    host = wandb_setup.singleton().settings.base_url
     return bool(wbauth.authenticate_session(host=host, source="capbench", prompt=False, update_session=False))
 
 
