@@ -1,5 +1,6 @@
 """fit, validate, test and predict: LightningCLI around Captioner and CaptionData."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class CapbenchCLI(LightningCLI):
     """Adds run folders, checkpoints that bring their own model, and W&B without prompts."""
 
     def __init__(self, arguments: list[str]) -> None:
+        _try_whole_numbers_first()
         super().__init__(
             Captioner,
             CaptionData,
@@ -147,6 +149,18 @@ class CapbenchCLI(LightningCLI):
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder.path), **options)
         drop_anonymous(trainer.loggers)
         return trainer
+
+
+def _try_whole_numbers_first() -> None:
+    """Give the Trainer's `int | float` options this order of types.
+
+    `typing` caches unions without regard to order, so that some other library's `float | int` may stand there, by which
+    `limit_test_batches` of 1 (batch) would be read as 1.0 (all batches).
+    """
+    annotations = inspect.unwrap(L.Trainer.__init__).__annotations__
+    for name, annotation in annotations.items():
+        if annotation == int | float | None:
+            annotations[name] = None | int | float
 
 
 def _class_name(part: Any) -> str:

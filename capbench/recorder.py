@@ -69,7 +69,8 @@ class Recorder(L.Callback):
         assert isinstance(pl_module, Captioner)
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = trainer.callback_metrics.items()
+        scores = {name: float(value) for name, value in metrics if name.startswith(("train/", "val/"))}
         if trainer.state.fn != "fit":
             self.keep_captions(pl_module, "val")
             return

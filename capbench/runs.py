@@ -33,9 +33,14 @@ class RunFolder:
 
     @classmethod
     def new(cls, root: Path, name: str) -> "RunFolder":
-        """The first folder free among NAME, NAME-2, NAME-3, ..."""
-        folders = (root / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
-        return cls(next(folder for folder in folders if not folder.exists()))
+        """The first folder free among NAME, NAME-2, NAME-3, ...; one that failed before its first score is free."""
+        folders = (cls(root / (name if number == 1 else f"{name}-{number}")) for number in range(1, 10**6))
+        return next(folder for folder in folders if not folder.path.exists() or folder.came_to_nothing())
+
+    def came_to_nothing(self) -> bool:
+        """Whether the run failed before it left a checkpoint or a score."""
+        left = self.checkpoints.exists() or self.metrics.exists()
+        return not left and self.result().get("status") == "failed"
 
     @classmethod
     def latest(cls, root: Path, name: str) -> "RunFolder":

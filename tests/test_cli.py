@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, Union
 
+import lightning.pytorch as L
 import pytest
 import timm
 import torch
@@ -550,3 +551,28 @@ def test_a_data_sources_options_are_explained(capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr().out
     for option in ("root", "max_missing", "batch_size", "fit_val_images", "feature_store", "min_count"):
         assert f"--data.{option} " in told
+
+
+# What types and names hide
+
+
+def test_one_batch_is_one_batch(empty_folder: Path) -> None:
+    """`typing` may hand the Trainer's `int | float` over as `float | int`, by which 1 would be 1.0, all of them."""
+    for order in (Optional[Union[float, int]], Optional[Union[int, float]]):  # noqa: UP007, UP045 - the cached forms
+        L.Trainer.__init__.__wrapped__.__annotations__["limit_train_batches"] = order
+        assert run("fit", *TINY, "--trainer.limit_train_batches=1", "--name=short") == 0
+    assert [result(folder)["steps"] for folder in sorted((empty_folder / "runs").iterdir())] == [1, 1]
+
+
+@pytest.mark.parametrize("option", ["data.batch_size=0", "data.fit_val_images=0", "model.decoder.hidden=0"])
+def test_sizes_below_one_are_refused(option: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", *TINY, f"--{option}") == 2
+    assert_one_sentence(capsys, option.rpartition(".")[2].removesuffix("=0"), "at least 1")
+
+
+def test_a_run_that_came_to_nothing_leaves_its_name(empty_folder: Path) -> None:
+    assert run("fit", *TINY, "--name=again", "--model.encoder.name=resnet5") == 2
+    assert result(empty_folder / "runs" / "again")["status"] == "failed"
+    assert run("fit", *TINY, "--name=again") == 0
+    assert result(empty_folder / "runs" / "again")["status"] == "finished"
+    assert [folder.name for folder in (empty_folder / "runs").iterdir()] == ["again"]

@@ -50,8 +50,6 @@ class CaptionData(L.LightningDataModule, ABC):
         predict_split: str = "test",
     ) -> None:
         super().__init__()
-        if min(batch_size, eval_batch_size) < 1 or (fit_val_images is not None and fit_val_images < 1):
-            raise UserError("batch_size, eval_batch_size and fit_val_images of the data must be at least 1.")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.fit_val_images, self.predict_split = fit_val_images, predict_split
         self.min_count, self.max_words = min_count, max_words
@@ -64,7 +62,13 @@ class CaptionData(L.LightningDataModule, ABC):
         """The captioned images of the source."""
 
     def setup(self, stage: str) -> None:
-        """Read the source, once."""
+        """Read the source, once.
+
+        Raises:
+            UserError: sizes that are none.
+        """
+        if min(self.batch_size, self.eval_batch_size, self.fit_val_images or 1) < 1 or self.fit_val_images == 0:
+            raise UserError("--data.batch_size, eval_batch_size and fit_val_images must be at least 1.")
         if not len(self.captions):
             self.captions = self.read()
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from capbench.decoders.base import Decoder, State
+from capbench.decoders.base import Decoder, State, check_sizes
 from capbench.errors import UserError
 from capbench.features import FeatureShape
 
@@ -50,6 +50,7 @@ class Attention(Decoder):
         super().__init__()
         if shape.places == 1:
             raise UserError("Attention needs a grid of features: set --model.encoder.features=grid (or auto).")
+        check_sizes(embedding=embedding, hidden=hidden, attention=attention)
         channels = project or shape.channels
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(shape.channels)  # encoders differ in scale

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from capbench.errors import UserError
 from capbench.features import FeatureShape
 
 State = dict[str, Tensor]
@@ -94,6 +95,7 @@ class LSTMDecoder(Decoder):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        check_sizes(embedding=embedding, hidden=hidden, layers=layers)
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.lstm = nn.LSTM(self.input_size(embedding), hidden, layers, batch_first=True)
         self.dropout = nn.Dropout(dropout)
@@ -154,6 +156,17 @@ class LSTMDecoder(Decoder):
         hidden, h, c = self.run(words, (state["h"], state["c"]))
         logits = self.output(self.outputs(self.dropout(hidden), context))
         return logits.squeeze(1), {"h": h, "c": c}
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1, which PyTorch takes without a word.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"The decoder's {name} must be at least 1, not {size}.")
 
 
 def pool(features: Tensor) -> Tensor:
