@@ -67,7 +67,8 @@ class CaptionData(L.LightningDataModule, ABC):
         Raises:
             UserError: sizes that are none.
         """
-        if min(self.batch_size, self.eval_batch_size, self.fit_val_images or 1) < 1 or self.fit_val_images == 0:
+        sizes = (self.batch_size, self.eval_batch_size, self.fit_val_images)
+        if any(size is not None and size < 1 for size in sizes):
             raise UserError("--data.batch_size, eval_batch_size and fit_val_images must be at least 1.")
         if not len(self.captions):
             self.captions = self.read()
