@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from capbench.captioner import Captioner
-from capbench.data import Flickr8k
+from capbench.data import Images
 from capbench.runs import read_checkpoint
 from capbench.search import search
 from capbench.text import Vocabulary
@@ -20,7 +20,7 @@ IMAGES = 100
 def main(checkpoint: Path, root: Path) -> None:
     """Print the figures of the first test images."""
     captioner = Captioner.load(read_checkpoint(checkpoint))
-    images = Flickr8k(root).read().split("test")[:IMAGES]
+    images = Images(root).read().split("test")[:IMAGES]
     with torch.no_grad():
         pictures = torch.stack([captioner.encoder.transform(image.open()) for image in images])
         found = search(captioner.decoder, captioner.encoder(pictures), captioner.search)

@@ -10,6 +10,7 @@ COMMANDS = {
     "validate": ("capbench.cli", "caption and score the validation split"),
     "test": ("capbench.cli", "caption and score the test split"),
     "predict": ("capbench.cli", "caption a split, without scores"),
+    "data": ("capbench.commands.data", "look at the captioned images that a folder or the Hub holds"),
     "caption": ("capbench.commands.caption", "caption image files"),
 }
 

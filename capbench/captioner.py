@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as L
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capbench import __version__
+from capbench.glove import initialise
 from capbench.decoders import Decoder, Merge, select
 from capbench.encoder import Encoder, Saved, TimmEncoder
 from capbench.features import FeatureShape
@@ -56,6 +58,8 @@ class Captioner(L.LightningModule):
     Args:
         encoder: which encoder, by class name, with its options.
         decoder: which decoder, by class name, with its options.
+        glove: file of word vectors in GloVe's text format, which the decoder's begin at; null begins at random ones.
+        tune_embedding: whether the word vectors learn.
         search: how captions are searched at test, predict and validate.
         fit_beam: beam of the validations during training; 1 (greedy) is fastest.
         optimizer: `adam`, `adamw`, `rmsprop` or `sgd`.
@@ -71,6 +75,8 @@ class Captioner(L.LightningModule):
         self,
         encoder: Callable[[Literal["grid", "pooled"], Saved | None], Encoder] = TimmEncoder,
         decoder: Callable[[FeatureShape, int], Decoder] = Merge,
+        glove: Path | None = None,
+        tune_embedding: bool = True,
         search: Search = Search(),  # noqa: B008 - frozen
         fit_beam: int = 1,
         optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam",
@@ -85,6 +91,8 @@ class Captioner(L.LightningModule):
             {
                 "encoder": to_plain(encoder),
                 "decoder": to_plain(decoder),
+                "glove": glove and str(glove),
+                "tune_embedding": tune_embedding,
                 "search": asdict(search),
                 "fit_beam": fit_beam,
                 "optimizer": optimizer,
@@ -97,6 +105,8 @@ class Captioner(L.LightningModule):
             logger=False,
         )
         self.make_encoder, self.make_decoder = encoder, decoder
+        self.glove, self.tune_embedding = glove, tune_embedding
+        self.glove_coverage: float | None = None
         self.search, self.fit_beam = search, fit_beam
         self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
         self.schedule, self.warmup = schedule, warmup
@@ -109,10 +119,16 @@ class Captioner(L.LightningModule):
         self.scores: dict[str, CaptionScores] = {}
 
     def build(self, vocabulary: Vocabulary, saved: Saved | None = None) -> None:
-        """Make encoder and decoder for a vocabulary; `saved` is what the encoder left in a checkpoint."""
+        """Make encoder and decoder for a vocabulary; `saved` is what the encoder left in a checkpoint.
+
+        Word vectors are not read again for a checkpoint, which brings its own.
+        """
         self.vocabulary = vocabulary
         self.encoder = self.make_encoder(part_class(self.make_decoder).needs, saved)
         self.decoder = self.make_decoder(self.encoder.shape, len(vocabulary))
+        if self.glove and saved is None:
+            self.glove_coverage = initialise(self.decoder.embedding, vocabulary, Path(self.glove))
+        self.decoder.embedding.requires_grad_(self.tune_embedding)
 
     def configure_model(self) -> None:
         """Take the vocabulary of the training data; before a checkpoint is loaded, leave it to that."""

@@ -45,6 +45,7 @@ class CapbenchCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's name and the two callbacks that every fit has."""
+        parser.set_defaults({"data": {"class_path": "Images"}})
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the config's.")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")

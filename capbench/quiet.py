@@ -19,6 +19,8 @@ def be_quiet() -> None:
         "It is recommended to use `self.log",  # every process has the scores of all
         ".*ckpt_path='(best|last)'.*",
         "Checkpoint directory .* exists and is not empty",  # training goes on
+        "Total length of `list` across ranks is zero",  # no validation split
+        ".*could not find the monitored key",  # the same; where there is one, Lightning stops
     ):
         warnings.filterwarnings("ignore", message)
     usual = warnings.formatwarning

@@ -69,27 +69,19 @@ class Recorder(L.Callback):
         assert isinstance(pl_module, Captioner)
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        metrics = trainer.callback_metrics.items()
-        scores = {name: float(value) for name, value in metrics if name.startswith(("train/", "val/"))}
         if trainer.state.fn != "fit":
             self.keep_captions(pl_module, "val")
             return
-        throughput = self.captions_seen / max(self.seconds_training, 1e-9)
-        row = {
-            "epoch": trainer.current_epoch,
-            "step": trainer.global_step,
-            "seconds": round(self.seconds(), 1),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/captions_per_second": round(throughput, 1),
-            **scores,
-        }
-        self.folder.append_metrics(row)
-        for logger in trainer.loggers:
-            logger.log_metrics({"train/captions_per_second": throughput}, step=trainer.global_step)
+        self.append_row(trainer)
         kept = self.folder.result().get("scores", {}).get("val", {})
         # `validate` leaves scores without an epoch; `row` is rounded to 32 bits
         if "epoch" not in kept or pl_module.scores["val"].corpus["bleu4"] > kept["bleu4"]:
             self.keep_scores("val", pl_module, epoch=trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add a line where there is no validation."""
+        if trainer.is_global_zero and not any(trainer.num_val_batches):
+            self.append_row(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that training is finished."""
@@ -114,6 +106,22 @@ class Recorder(L.Callback):
             captions = sorted(pl_module.captions["predict"].items())
             rows = ({"image_id": image, "caption": caption} for image, caption in captions)
             write_jsonl(self.folder.predictions, rows)
+
+    def append_row(self, trainer: L.Trainer) -> None:
+        """Add where training stands to `metrics.jsonl` and the loggers."""
+        throughput = self.captions_seen / max(self.seconds_training, 1e-9)
+        metrics = trainer.callback_metrics.items()
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(self.seconds(), 1),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/captions_per_second": round(throughput, 1),
+            **{name: float(value) for name, value in metrics if name.startswith(("train/", "val/"))},
+        }
+        self.folder.append_metrics(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/captions_per_second": throughput}, step=trainer.global_step)
 
     def seconds(self) -> float:
         """Since the command began."""
@@ -177,8 +185,9 @@ class Recorder(L.Callback):
             "decoder": {**to_plain(captioner.make_decoder), "parameters": _count(captioner.decoder)},
             "trained_parameters": sum(p.numel() for p in captioner.parameters() if p.requires_grad),
             "vocabulary": len(captioner.vocabulary),
+            "glove_coverage": captioner.glove_coverage,
             "data": {
-                "source": type(data).__name__,
+                "source": data.captions.source or type(data).__name__,
                 "fingerprint": data.captions.fingerprint(),
                 "images": images,
                 "fit_val_images": min(data.fit_val_images or images["val"], images["val"]),

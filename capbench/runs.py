@@ -73,8 +73,15 @@ class RunFolder:
         """
         file = self.checkpoints / f"{which}.ckpt"
         if not file.is_file():
-            raise UserError(f"{self.checkpoints} holds no {which}.ckpt: the run ended before its first validation.")
+            other = self.left()
+            instead = f" --ckpt_path {other.stem} is there" if other else " the run ended before its first validation"
+            raise UserError(f"{self.checkpoints} holds no {which}.ckpt:{instead}.")
         return file
+
+    def left(self) -> Path | None:
+        """The best checkpoint, or the last one where nothing was validated."""
+        files = (self.checkpoints / f"{which}.ckpt" for which in ("best", "last"))
+        return next((file for file in files if file.is_file()), None)
 
     def result(self) -> dict[str, Any]:
         """What `result.json` says; empty before it is written."""

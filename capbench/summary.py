@@ -25,12 +25,20 @@ def print_start(folder: RunFolder, facts: dict[str, Any], trainer: L.Trainer) ->
         f"  encoder  {name}, {encoder['kind']} {encoder['shape']}, {encoder['parameters'] / 1e6:.1f} M parameters, "
         f"{'frozen' if frozen else 'trained'}\n"
         f"  decoder  {decoder['class_path'].rpartition('.')[2]}, {decoder['parameters'] / 1e6:.1f} M parameters, "
-        f"vocabulary {facts['vocabulary']}\n"
+        f"vocabulary {facts['vocabulary']}{_coverage(facts['glove_coverage'])}\n"
         f"  data     {data['source']}, {images['train']} / {images['val']} / {images['test']} images\n"
-        f"  every {'epoch' if every == 1 else f'{every} epochs'} {data['fit_val_images']} validation images are "
-        "captioned and scored",
+        + (
+            f"  every {'epoch' if every == 1 else f'{every} epochs'} {data['fit_val_images']} validation images are "
+            "captioned and scored"
+            if images["val"]
+            else "  no validation images: all epochs are trained, and the last one counts"
+        ),
         flush=True,
     )
+
+
+def _coverage(share: float | None) -> str:
+    return "" if share is None else f", {share:.1%} of it with GloVe vectors"
 
 
 def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) -> None:
@@ -44,7 +52,8 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
         )
         if "epoch" in best:
             print(f"Best validation (epoch {best['epoch']}, {best['images']} images): BLEU-4 {best['bleu4']:.3f}")
-            print(f"Next: {_python()} -m capbench test --ckpt_path {_quoted(folder.checkpoints / 'best.ckpt')}")
+        if left := folder.left():
+            print(f"Next: {_python()} -m capbench test --ckpt_path {_quoted(left)}")
     elif command == "predict":
         print(f"\nCaptions: {folder.predictions}")
     else:
@@ -56,8 +65,8 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
         print_scores(split, result["scores"][split])
         print_captions(folder, split)
         print(f"All captions and scores: {folder.captions(split)}, {folder.result_file}")
-        checkpoint = _quoted(folder.checkpoints / "best.ckpt")
-        print(f"Next: {_python()} -m capbench caption --checkpoint {checkpoint} IMAGE...")
+        if left := folder.left():
+            print(f"Next: {_python()} -m capbench caption --checkpoint {_quoted(left)} IMAGE...")
 
 
 def print_scores(split: str, scores: dict[str, Any]) -> None:

@@ -94,12 +94,13 @@ def test_parts_are_named_by_class_name_alone(trained: Path) -> None:
 @pytest.mark.parametrize("decoder", ["InitInject", "PreInject", "ParInject", "Attention"])
 def test_every_decoder_goes_with_every_source(decoder: str, empty_folder: Path) -> None:
     flickr8k = make_flickr8k(empty_folder / "data", train=2, val=1, test=1)
-    for data in (TINY_SHAPES, ("--data=Flickr8k", f"--data.root={flickr8k}", "--data.min_count=1")):
+    for data in (TINY_SHAPES, ("--data=Images", f"--data.root={flickr8k}", "--data.min_count=1")):
         options = (*data, *TINY_ENCODER, *QUICK, f"--model.decoder={decoder}", "--model.decoder.hidden=8")
         assert run("fit", *options, "--data.num_workers=0") == 0
     names = [empty_folder / "runs" / name for name in (decoder.lower(), f"{decoder.lower()}-2")]
     assert [result(folder)["status"] for folder in names] == ["finished", "finished"]
-    assert [result(folder)["data"]["source"] for folder in names] == ["Shapes", "Flickr8k"]
+    sources = [result(folder)["data"]["source"] for folder in names]
+    assert sources == ["Shapes", f"Flickr8k's original text ({flickr8k / 'Flickr8k_text' / 'Flickr8k.token.txt'})"]
 
 
 def test_mixed_precision_is_lightnings_flag(empty_folder: Path) -> None:
@@ -175,7 +176,7 @@ def test_an_encoder_that_timm_does_not_have(empty_folder: Path, capsys: pytest.C
 
 def test_a_folder_without_flickr8k(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (empty_folder / "holiday.jpg").touch()
-    assert run("fit", "--data=Flickr8k", f"--data.root={empty_folder}", *TINY_ENCODER, *QUICK) == 2
+    assert run("fit", "--data=Images", f"--data.root={empty_folder}", *TINY_ENCODER, *QUICK) == 2
     assert_one_sentence(capsys, "Flickr8k.token.txt", "holiday.jpg", "--data.root")
 
 
@@ -248,7 +249,7 @@ def test_a_checkpoint_brings_its_own_decoder_options(run_folder: Path) -> None:
 def test_a_checkpoint_brings_its_own_vocabulary(run_folder: Path) -> None:
     """Images of another source are told in the words that the run was trained on."""
     flickr8k = make_flickr8k(run_folder.parent.parent / "data", train=2, val=1, test=2)
-    options = ("--data=Flickr8k", f"--data.root={flickr8k}", "--data.min_count=1", "--data.num_workers=0")
+    options = ("--data=Images", f"--data.root={flickr8k}", "--data.min_count=1", "--data.num_workers=0")
     assert run("test", *TINY_MERGE, *options, *QUIET, "--name=tiny", "--ckpt_path=best") == 0
     checkpoint = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
     told = rows(run_folder / "captions.jsonl")
@@ -546,7 +547,7 @@ def test_fit_help_explains_every_option_of_the_captioner(
 
 def test_a_data_sources_options_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        run("fit", "--data.help=Flickr8k")
+        run("fit", "--data.help=Images")
     assert end.value.code == 0
     told = capsys.readouterr().out
     for option in ("root", "max_missing", "batch_size", "fit_val_images", "feature_store", "min_count"):

@@ -23,10 +23,18 @@ def flickr8k(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_flickr8k(tmp_path_factory.mktemp("flickr8k"))
 
 
+def write_glove(path: Path, size: int) -> Path:
+    words = ("a", "box", "the", "red", "n't", "unheard")
+    path.write_text("".join(f"{word} {' '.join(['0.25'] * size)}\n" for word in words))
+    return path
+
+
 def shrunk(config: Path, flickr8k: Path) -> list[str]:
-    small = [*SMALL, *TINY_ENCODER, *QUICK, "--data.min_count=1", "--data.num_workers=0", "--data.batch_size=4"]
-    if "class_path: Flickr8k" in config.read_text():
-        return ["--config", str(config), f"--data.root={flickr8k}", *small]
+    small = [*SMALL, *QUICK, "--data.min_count=1", "--data.num_workers=0"]
+    if "glove:" in config.read_text():
+        small.append(f"--model.glove={write_glove(flickr8k / 'glove.txt', size=8)}")
+    if "class_path: Images" in config.read_text():
+        return ["--config", str(config), f"--data.root={flickr8k}", "--data.shares=null", *small]
     return ["--config", str(config), "--data.train=6", "--data.val=3", "--data.test=3", *small]
 
 
@@ -58,7 +66,7 @@ def test_every_config_runs_through_every_command(
     config: Path, flickr8k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = shrunk(config, flickr8k)
+    options = [*shrunk(config, flickr8k), *TINY_ENCODER, "--data.batch_size=4"]
     folder = tmp_path / "runs" / config.stem
 
     assert run("fit", *options) == 0
@@ -114,6 +122,9 @@ def check_fit(folder: Path) -> None:
     assert facts["encoder"]["parameters"] > 0
     assert facts["decoder"]["parameters"] > 0
     trained = facts["decoder"]["parameters"]
+    if facts["glove_coverage"] is not None:
+        assert 0.1 < facts["glove_coverage"] < 0.3
+        trained -= facts["vocabulary"] * 8
     trained += 0 if facts["encoder"]["init_args"]["frozen"] else facts["encoder"]["parameters"]
     assert facts["trained_parameters"] == trained
     assert (facts["epochs"], facts["steps"]) == (1, 2)
@@ -146,8 +157,11 @@ def check_captions(folder: Path) -> None:
     ("name", "shape"),
     [
         ("vgg16_attention", [7, 7, 512]),
-        ("vgg16_fc2_merge", [1, 1, 4096]),
+        ("vgg16_fc2_merge_add", [1, 1, 4096]),
         ("resnet50_attention", [7, 7, 2048]),
+        ("resnet50_glove_attention", [7, 7, 2048]),
+        ("xception_inject", [1, 1, 2048]),
+        ("xception_merge", [1, 1, 2048]),
         ("xception_attention", [10, 10, 2048]),
     ],
 )
@@ -157,9 +171,8 @@ def test_the_literatures_encoders_run_whole(
     """The real architecture on random weights; only the number of images and the decoder are small."""
     monkeypatch.chdir(tmp_path)
     root = make_flickr8k(tmp_path / "data", train=2, val=1, test=1)
-    options = [f"--config={CONFIGS[NAMES.index(name)]}", f"--data.root={root}", *SMALL, *QUICK]
-    options += ["--model.encoder.pretrained=false", "--data.min_count=1", "--data.num_workers=0"]
-    assert run("fit", *options, "--data.batch_size=2") == 0
+    options = [*shrunk(CONFIGS[NAMES.index(name)], root), "--model.encoder.pretrained=false", "--data.batch_size=2"]
+    assert run("fit", *options) == 0
     folder = tmp_path / "runs" / name
     assert result(folder)["encoder"]["shape"] == shape
     assert result(folder)["steps"] == 1

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -31,11 +31,21 @@ class CaptionedImage:
     stamp: str
 
 
+@dataclass
 class CaptionSet:
-    """All images of one source, in the source's order."""
+    """All images of one source, in the source's order.
 
-    def __init__(self, images: list[CaptionedImage]) -> None:
-        self.images = images
+    Attributes:
+        images: those that can be used.
+        source: what they were read from, in words.
+        missing: names of images of the splits that have no file or no caption, and why.
+        left_out: where captions without a word stand.
+    """
+
+    images: list[CaptionedImage]
+    source: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[CaptionedImage]:
         return iter(self.images)
@@ -63,6 +73,15 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return upright(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}).") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture in RGB, on white where it is transparent, turned as its EXIF data says."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

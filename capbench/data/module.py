@@ -82,9 +82,11 @@ class CaptionData(L.LightningDataModule, ABC):
         """Training images in a new order each epoch."""
         return self._loader("train", self.batch_size, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation images; a sample of them while training."""
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Validation images; a sample of them while training, and none at all where the data set has no such split."""
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and not self.captions.split("val"):
+            return []
         return self._loader("val", self.eval_batch_size, limit=self.fit_val_images if fitting else None)
 
     def test_dataloader(self) -> DataLoader[Batch]:

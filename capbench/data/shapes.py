@@ -43,4 +43,4 @@ class Shapes(CaptionData):
                 opener = partial(draw, scene, self.size)
                 stamp = f"{self.seed}-{index}-{self.size}"
                 images.append(CaptionedImage(f"scene-{index:06d}", describe(scene), split, opener, stamp))
-        return CaptionSet(images)
+        return CaptionSet(images, "Shapes")

@@ -1,0 +1,141 @@
+"""What the sources read, row by row, and how rows become a `CaptionSet`."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from PIL import Image
+
+from capbench.data.captions import SPLITS, CaptionedImage, CaptionSet
+from capbench.errors import UserError
+from capbench.text import tokenise
+
+SPLIT_OF = {split: split for split in SPLITS} | {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
+DEFAULT_SHARES = (0.8, 0.1, 0.1)
+
+
+class Row(NamedTuple):
+    """Some captions of an image; an image may come in several rows.
+
+    Attributes:
+        image: its name in the source.
+        captions: as they were written.
+        split: as the source calls it; none where the source puts the image in no split.
+        where: file and line, for messages.
+    """
+
+    image: str
+    captions: Sequence[str]
+    split: str | None
+    where: str
+
+
+class Picture(NamedTuple):
+    """An image that is there: how it is opened, and a stamp that changes with it."""
+
+    open: Callable[[], Image.Image]
+    stamp: str
+
+
+class Source(NamedTuple):
+    """What a source gives.
+
+    Attributes:
+        label: what it is, in words.
+        rows: its captions.
+        has_splits: whether it puts images in splits.
+        lacks: what its own splits need and is not there; they cannot be taken then.
+        picture: the image of a name, none where there is none; made once the names are known.
+    """
+
+    label: str
+    rows: Iterable[Row]
+    has_splits: bool
+    picture: Callable[[list[str]], Callable[[str], Picture | None]]
+    lacks: str = ""
+
+
+@dataclass
+class _Entry:
+    split: str | None
+    captions: list[str] = field(default_factory=list)
+
+
+def gather(source: Source, shares: Sequence[float] | None, seed: int) -> CaptionSet:
+    """Put an image's captions together, images into splits, and leave out what cannot be used.
+
+    Args:
+        source: the rows.
+        shares: of images in train and test, or train, val and test; none keeps the source's own splits, or is
+            80/10/10 where it has none.
+        seed: of the drawing by shares. All images with captions are drawn from, by name, so that the split does
+            not depend on their order, nor on which files a machine has.
+
+    Raises:
+        UserError: an image in two splits, a split of unknown name, splits that cannot be taken, or no image that
+            is there.
+    """
+    if source.lacks and shares is None:
+        raise UserError(f"{source.label} lacks {source.lacks}: add it, or draw splits with --data.shares.")
+    entries, left_out = _group(source.rows)
+    if shares is not None or not source.has_splits:
+        _draw(entries, shares or DEFAULT_SHARES, seed)
+    names = [name for name, entry in entries.items() if entry.split]
+    picture = source.picture(names)
+    images, missing = [], {}
+    for name in names:
+        entry, found = entries[name], picture(name)
+        if not entry.captions:
+            missing[name] = "no caption"
+        elif found is None:
+            missing[name] = "no file"
+        else:
+            assert entry.split
+            images.append(CaptionedImage(name, tuple(entry.captions), entry.split, found.open, found.stamp))
+    if not images:
+        example = f" (such as {names[0]})" if names else ""
+        raise UserError(
+            f"{source.label} names {len(names)} images{example}, and none of them is there: put the folder with the "
+            "images under --data.root too."
+        )
+    return CaptionSet(images, source.label, missing, left_out)
+
+
+def _group(rows: Iterable[Row]) -> tuple[dict[str, _Entry], list[str]]:
+    """Entries by image name, and where captions without a word stood."""
+    entries: dict[str, _Entry] = {}
+    left_out = []
+    for row in rows:
+        split = row.split and SPLIT_OF.get(row.split.lower())
+        if row.split and not split:
+            raise UserError(f"{row.where}: there is no split {row.split!r}; there are {', '.join(SPLIT_OF)}.")
+        entry = entries.setdefault(row.image, _Entry(split))
+        if entry.split != split:
+            raise UserError(
+                f"{row.where}: {row.image} is in the split {split or 'none'}, and in {entry.split or 'none'} before: "
+                "an image belongs to one split."
+            )
+        for caption in row.captions:
+            if tokenise(caption):
+                entry.captions.append(caption.strip())
+            else:
+                left_out.append(row.where)
+    return entries, left_out
+
+
+def _draw(entries: dict[str, _Entry], shares: Sequence[float], seed: int) -> None:
+    """Give each image with captions a split."""
+    if len(shares) not in (2, 3) or min(shares) < 0 or not shares[0] or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(
+            "--data.shares takes the shares of train and test, or of train, val and test, which make 1: [0.9, 0.1] or "
+            f"[0.8, 0.1, 0.1], not {list(shares)}."
+        )
+    val, test = shares[1:] if len(shares) == 3 else (0, shares[1])
+    names = sorted(name for name, entry in entries.items() if entry.captions)
+    random.Random(seed).shuffle(names)
+    first, second = round(test * len(names)), round((test + val) * len(names))
+    for entry in entries.values():
+        entry.split = None
+    for place, name in enumerate(names):
+        entries[name].split = "test" if place < first else "val" if place < second else "train"
