@@ -8,13 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from capbench import __version__
-from capbench.glove import initialise
 from capbench.decoders import Decoder, Merge, select
 from capbench.encoder import Encoder, Saved, TimmEncoder
+from capbench.errors import UserError
 from capbench.features import FeatureShape
+from capbench.glove import initialise
 from capbench.parts import from_plain, part_class, to_plain
 from capbench.scores import CaptionScores, score_captions
 from capbench.search import Found, Search, search
@@ -60,6 +62,9 @@ class Captioner(L.LightningModule):
         decoder: which decoder, by class name, with its options.
         glove: file of word vectors in GloVe's text format, which the decoder's begin at; null begins at random ones.
         tune_embedding: whether the word vectors learn.
+        finetune_from: epoch, counted from 0, from which a frozen encoder learns too, all but its BatchNorm; null never.
+        finetune_stages: how many of the encoder's last stages learn then; null all.
+        encoder_lr: the encoder's learning rate at its highest, if it learns; null takes `lr`.
         search: how captions are searched at test, predict and validate.
         fit_beam: beam of the validations during training; 1 (greedy) is fastest.
         optimizer: `adam`, `adamw`, `rmsprop` or `sgd`.
@@ -77,6 +82,9 @@ class Captioner(L.LightningModule):
         decoder: Callable[[FeatureShape, int], Decoder] = Merge,
         glove: Path | None = None,
         tune_embedding: bool = True,
+        finetune_from: int | None = None,
+        finetune_stages: int | None = None,
+        encoder_lr: float | None = None,
         search: Search = Search(),  # noqa: B008 - frozen
         fit_beam: int = 1,
         optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam",
@@ -93,6 +101,9 @@ class Captioner(L.LightningModule):
                 "decoder": to_plain(decoder),
                 "glove": glove and str(glove),
                 "tune_embedding": tune_embedding,
+                "finetune_from": finetune_from,
+                "finetune_stages": finetune_stages,
+                "encoder_lr": encoder_lr,
                 "search": asdict(search),
                 "fit_beam": fit_beam,
                 "optimizer": optimizer,
@@ -106,6 +117,8 @@ class Captioner(L.LightningModule):
         )
         self.make_encoder, self.make_decoder = encoder, decoder
         self.glove, self.tune_embedding = glove, tune_embedding
+        self.finetune_from, self.finetune_stages = finetune_from, finetune_stages
+        self.encoder_lr = encoder_lr
         self.glove_coverage: float | None = None
         self.search, self.fit_beam = search, fit_beam
         self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
@@ -122,9 +135,20 @@ class Captioner(L.LightningModule):
         """Make encoder and decoder for a vocabulary; `saved` is what the encoder left in a checkpoint.
 
         Word vectors are not read again for a checkpoint, which brings its own.
+
+        Raises:
+            UserError: fine-tuning of an encoder that is not frozen, or of stages that it does not have.
         """
         self.vocabulary = vocabulary
         self.encoder = self.make_encoder(part_class(self.make_decoder).needs, saved)
+        self.learns_from = self.finetune_from if self.encoder.frozen else 0
+        if self.finetune_from is not None:
+            if not self.encoder.frozen or self.finetune_from < 0:
+                raise UserError(
+                    "--model.finetune_from is an epoch, from 0, for an encoder that begins frozen: set "
+                    "--model.encoder.frozen=true, or leave it out to train the whole encoder from the start."
+                )
+            self.encoder.prepare_finetuning(self.finetune_stages)
         self.decoder = self.make_decoder(self.encoder.shape, len(vocabulary))
         if self.glove and saved is None:
             self.glove_coverage = initialise(self.decoder.embedding, vocabulary, Path(self.glove))
@@ -134,6 +158,23 @@ class Captioner(L.LightningModule):
         """Take the vocabulary of the training data; before a checkpoint is loaded, leave it to that."""
         if self.vocabulary is None and not self.awaits_checkpoint:
             self.build(self.trainer.datamodule.vocabulary())  # type: ignore[attr-defined]
+
+    def encoder_learns(self, epoch: int) -> bool:
+        """Whether the encoder is trained in an epoch."""
+        return self.learns_from is not None and epoch >= self.learns_from
+
+    def setup(self, stage: str) -> None:
+        """Have the data's loaders made anew each epoch where stored features give way to pictures on the way."""
+        if stage == "fit" and self.finetune_from:
+            trainer: Any = self.trainer
+            trainer.reload_dataloaders_every_n_epochs = 1
+            if isinstance(trainer.strategy, DDPStrategy):
+                trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+
+    def on_train_epoch_start(self) -> None:
+        """Let the encoder learn from its epoch on."""
+        if self.finetune_from is not None:
+            self.encoder.frozen = not self.encoder_learns(self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to caption without the data set."""
@@ -247,9 +288,11 @@ class Captioner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over what is to be trained, and the schedule step by step."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        rates = {"decoder": self.lr, "encoder": self.encoder_lr or self.lr}
+        parts = {name: [p for p in getattr(self, name).parameters() if p.requires_grad] for name in rates}
+        groups = [{"name": name, "params": part, "lr": rates[name]} for name, part in parts.items() if part]
         make: Any = OPTIMIZERS[self.optimizer]
-        optimizer = make(trained, lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = make(groups, lr=self.lr, weight_decay=self.weight_decay)
         steps = max(1.0, float(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -177,6 +177,7 @@ class Recorder(L.Callback):
                 **to_plain(captioner.make_encoder),
                 **captioner.encoder.saved(),
                 "kind": captioner.encoder.kind,
+                "learns_from_epoch": captioner.learns_from,
                 "shape": list(captioner.encoder.shape),
                 "weights_hash": captioner.encoder.weights_hash(),
                 "parameters": _count(captioner.encoder),

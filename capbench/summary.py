@@ -18,12 +18,13 @@ def print_start(folder: RunFolder, facts: dict[str, Any], trainer: L.Trainer) ->
     """Print what is about to be trained, and what each validation costs."""
     encoder, decoder, data = facts["encoder"], facts["decoder"], facts["data"]
     name = encoder["init_args"].get("name", encoder["class_path"])
-    frozen = encoder["init_args"].get("frozen", False)
+    learns = encoder["learns_from_epoch"]
+    training = "frozen" if learns is None else f"trained from epoch {learns}" if learns else "trained"
     images, every = data["images"], trainer.check_val_every_n_epoch or 1
     print(
         f"Run {folder.path}\n"
         f"  encoder  {name}, {encoder['kind']} {encoder['shape']}, {encoder['parameters'] / 1e6:.1f} M parameters, "
-        f"{'frozen' if frozen else 'trained'}\n"
+        f"{training}\n"
         f"  decoder  {decoder['class_path'].rpartition('.')[2]}, {decoder['parameters'] / 1e6:.1f} M parameters, "
         f"vocabulary {facts['vocabulary']}{_coverage(facts['glove_coverage'])}\n"
         f"  data     {data['source']}, {images['train']} / {images['val']} / {images['test']} images\n"

@@ -109,8 +109,11 @@ class CaptionData(L.LightningDataModule, ABC):
         captioner = self.trainer.lightning_module
         assert isinstance(captioner, Captioner)
         assert captioner.vocabulary is not None
-        store = self._store(captioner, split)
-        dataset: Dataset[Any] = OpenedImages(images, captioner.encoder.transform)
+        learns = self.trainer.state.fn == "fit" and captioner.encoder_learns(self.trainer.current_epoch)
+        store = None if learns else self._store(captioner, split)
+        augment = learns and split == "train"
+        encoder = captioner.encoder
+        dataset: Dataset[Any] = OpenedImages(images, encoder.train_transform if augment else encoder.transform)
         if store:
             dataset = StoredFeatures(images, store)
         workers = 0 if store else self.num_workers

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from capbench.decoders.base import Decoder, State, check_sizes
-from capbench.errors import UserError
+from capbench.decoders.base import AdditiveAttention, Decoder, State, check_grid, check_sizes, projection
 from capbench.features import FeatureShape
 
 
@@ -48,18 +47,14 @@ class Attention(Decoder):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if shape.places == 1:
-            raise UserError("Attention needs a grid of features: set --model.encoder.features=grid (or auto).")
+        check_grid(self, shape)
         check_sizes(embedding=embedding, hidden=hidden, attention=attention)
         channels = project or shape.channels
         self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(shape.channels)  # encoders differ in scale
-        self.project = nn.Linear(shape.channels, channels) if project else nn.Identity()
+        self.project = projection(shape.channels, project, dropout)
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.initial = nn.Linear(channels, 2 * hidden)
-        self.key = nn.Linear(channels, attention)
-        self.query = nn.Linear(hidden, attention, bias=False)
-        self.energy = nn.Linear(attention, 1, bias=False)
+        self.attention = AdditiveAttention(hidden, channels, attention)
         self.beta = nn.Linear(hidden, 1) if gate else None
         self.lstm = nn.LSTMCell(embedding + channels, hidden)
         self.deep_hidden = nn.Linear(hidden, embedding)
@@ -69,14 +64,14 @@ class Attention(Decoder):
 
     def context(self, features: Tensor) -> State:
         """Values (N, L, C), keys (N, L, A) and the LSTM's initial state (N, H) twice."""
-        values = self.project(self.dropout(self.norm(features)))
+        values = self.project(features)
         h, c = torch.tanh(self.initial(values.mean(1))).chunk(2, -1)
-        return {"values": values, "keys": self.key(values), "h": h, "c": c}
+        return {"values": values, "keys": self.attention.key(values), "h": h, "c": c}
 
     def attend(self, h: Tensor, context: State) -> tuple[Tensor, Tensor]:
         """The attended vector (B, C) and the weights (B, L) for the LSTM state h (B, H)."""
-        scores = self.energy(torch.tanh(context["keys"] + self.query(h).unsqueeze(1))).squeeze(-1)  # (B, L)
-        weights = scores.softmax(-1)
+        queries = self.attention.query(h).unsqueeze(1)  # (B, 1, A)
+        weights = self.attention(queries, context["keys"]).softmax(-1)  # (B, L)
         attended = torch.bmm(weights.unsqueeze(1), context["values"]).squeeze(1)  # (B, C)
         if self.beta is not None:
             attended = attended * torch.sigmoid(self.beta(h))

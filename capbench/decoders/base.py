@@ -1,4 +1,4 @@
-"""The decoder contract, and the LSTM that the inject and merge decoders share.
+"""The decoder contract, and what several decoders share.
 
 Shapes: N images, B captions, T words, L places of C channels in an image's features, V words in the
 vocabulary.
@@ -7,6 +7,7 @@ vocabulary.
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from capbench.errors import UserError
@@ -25,14 +26,17 @@ class Decoder(nn.Module, ABC):
     """Features and the words so far to the next word.
 
     `context` does once an image what no word depends on. `hidden` runs whole captions (teacher forcing),
-    `start` and `step` one word at a time; both give the same logits, and no word sees a later one.
+    `start` and `step` one word at a time; both give the same logits, and no word sees a later one. The tensors of a
+    state keep their names; their dimensions but the first may grow with the words.
 
     Attributes:
         needs: which features the decoder works on.
+        embedding: the word vectors (V, E).
         output: hidden states (..., H) to logits (..., V).
     """
 
     needs: ClassVar[Literal["grid", "pooled"]] = "pooled"
+    embedding: nn.Embedding
     output: nn.Module
 
     def forward(self, features: Tensor, tokens: Tensor, images: Tensor | None = None) -> Tensor:
@@ -107,9 +111,8 @@ class LSTMDecoder(Decoder):
         """Make the layers through which an image vector (N, C) comes in."""
 
     def projection(self, channels: int, size: int, activation: nn.Module | None = None) -> nn.Module:
-        """Layer norm (encoders differ in scale), dropout, linear layer, activation: (N, channels) to (N, size)."""
-        layers = [nn.LayerNorm(channels), nn.Dropout(self.dropout.p), nn.Linear(channels, size)]
-        return nn.Sequential(*layers, activation) if activation else nn.Sequential(*layers)
+        """`projection` with the decoder's dropout: (N, channels) to (N, size)."""
+        return projection(channels, size, self.dropout.p, activation)
 
     def input_size(self, embedding: int) -> int:
         """Size of the LSTM's input."""
@@ -167,6 +170,50 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"The decoder's {name} must be at least 1, not {size}.")
+
+
+def check_grid(decoder: Decoder, shape: FeatureShape) -> None:
+    """Refuse features of one place.
+
+    Raises:
+        UserError: they are.
+    """
+    if shape.places == 1:
+        raise UserError(
+            f"{type(decoder).__name__} needs a grid of features: set --model.encoder.features=grid (or auto)."
+        )
+
+
+def projection(channels: int, size: int | None, dropout: float, activation: nn.Module | None = None) -> nn.Sequential:
+    """Layer norm (encoders differ in scale), dropout, linear layer, activation: (..., channels) to (..., size).
+
+    Without a size there is no linear layer, and the channels stay as many as they are.
+    """
+    linear = nn.Linear(channels, size) if size else None
+    layers = (nn.LayerNorm(channels), nn.Dropout(dropout), linear, activation)
+    return nn.Sequential(*(layer for layer in layers if layer))
+
+
+class AdditiveAttention(nn.Module):
+    """Bahdanau, Cho and Bengio (2015), "Neural Machine Translation by Jointly Learning to Align and Translate",
+    section 3.1 and appendix A.1.2: how well a query goes with a key, w^T tanh(W q + U k).
+
+    Args:
+        query: size of what asks.
+        key: size of what is asked.
+        size: size A in which they are compared.
+    """
+
+    def __init__(self, query: int, key: int, size: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(key, size)
+        self.query = nn.Linear(query, size, bias=False)
+        self.energy = nn.Linear(size, 1, bias=False)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Scores (...) of what `query` and `key` made, each (..., A), one broadcast over the other."""
+        scores: Tensor = self.energy(torch.tanh(keys + queries)).squeeze(-1)
+        return scores
 
 
 def pool(features: Tensor) -> Tensor:

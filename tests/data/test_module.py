@@ -45,6 +45,7 @@ def attached(data: CaptionData, command: str = "fit", **options: Any) -> Caption
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=captioner,
         state=SimpleNamespace(fn=command),
+        current_epoch=0,
         is_global_zero=True,
         strategy=SimpleNamespace(barrier=lambda: None),
     )

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import capbench.decoders
-from capbench.decoders import Attention, Decoder, InitInject, Merge, ParInject, PreInject, select
+from capbench.decoders import (
+    AdaptiveAttention,
+    Attention,
+    Decoder,
+    InitInject,
+    Merge,
+    ParInject,
+    PreInject,
+    Transformer,
+    select,
+)
 from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.parts import part_class
@@ -18,12 +29,19 @@ SHAPE, WORDS = FeatureShape(2, 3, 5), 11
 IMAGES, CAPTIONS, LENGTH = 3, 4, 6
 
 Make = Callable[..., Decoder]
-LSTM = {"embedding": 6, "hidden": 7}
-ATTENTION: dict[str, Make] = {
+LSTM: dict[str, Any] = {"embedding": 6, "hidden": 7}
+GRID: dict[str, Make] = {
     "Attention": partial(Attention, **LSTM, attention=4),
     "Attention without gate": partial(Attention, **LSTM, attention=4, gate=False),
     "Attention with projection": partial(Attention, **LSTM, attention=4, project=3),
     "Attention visiting all places": partial(Attention, **LSTM, attention=4, doubly_stochastic=0.7),
+    "AdaptiveAttention": partial(AdaptiveAttention, **LSTM, attention=4),
+    "AdaptiveAttention, wider": partial(AdaptiveAttention, embedding=9, hidden=16, attention=16),
+}
+TRANSFORMERS: dict[str, Make] = {
+    "Transformer": partial(Transformer, embedding=6, hidden=8, layers=2, heads=2),
+    "Transformer, 1 layer, 1 head": partial(Transformer, embedding=6, hidden=7, layers=1, heads=1, feedforward=5),
+    "Transformer, 3 layers, H as E": partial(Transformer, embedding=8, hidden=8, layers=3, heads=4),
 }
 FUSED: dict[str, Make] = {
     "InitInject": partial(InitInject, **LSTM),
@@ -37,7 +55,8 @@ FUSED: dict[str, Make] = {
     "Merge, add": partial(Merge, **LSTM, join="add"),
     "Merge, multiply": partial(Merge, **LSTM, join="multiply"),
 }
-DECODERS = FUSED | ATTENTION
+ATTENDING = GRID | TRANSFORMERS
+DECODERS = FUSED | ATTENDING
 
 
 def build(name: str, shape: FeatureShape = SHAPE, **options: float) -> Decoder:
@@ -84,8 +103,8 @@ def test_forward_equals_the_unrolled_steps(
     torch.testing.assert_close(logits, unrolled(decoder, features, tokens), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", FUSED)
-def test_one_place_is_grid_enough_for_all_but_attention(name: str) -> None:
+@pytest.mark.parametrize("name", FUSED | TRANSFORMERS)
+def test_one_place_is_grid_enough_for_all_but_lstms_that_attend(name: str) -> None:
     shape = FeatureShape(1, 1, 5)
     decoder, features, tokens = build(name, shape), some_features(shape=shape), some_tokens()
     torch.testing.assert_close(decoder(features, tokens), unrolled(decoder, features, tokens), atol=1e-5, rtol=0)
@@ -130,7 +149,7 @@ def test_states_are_batch_first_and_reordered_by_select(name: str) -> None:
     context = decoder.context(features)
     start = decoder.start(context)
     _, state = decoder.step(tokens[:, 0], start, context)
-    assert {key: tensor.shape for key, tensor in start.items()} == {key: tensor.shape for key, tensor in state.items()}
+    assert {key: tensor.ndim for key, tensor in start.items()} == {key: tensor.ndim for key, tensor in state.items()}
     assert all(len(tensor) == IMAGES for tensor in (*context.values(), *state.values()))
 
     rows = torch.tensor([2, 2, 0, 1, 0])
@@ -188,7 +207,7 @@ def test_mixed_precision_stays_near_full_precision(name: str) -> None:
             torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", ATTENDING)
 def test_attention_is_a_distribution_that_moves(name: str) -> None:
     decoder = build(name)
     context, tokens = decoder.context(some_features()), some_tokens()
@@ -225,6 +244,31 @@ def test_the_penalty_wants_every_place_to_be_seen_once() -> None:
     assert build("Attention").penalty(attention, mask) == 0
 
 
-def test_attention_refuses_features_without_a_grid() -> None:
-    with pytest.raises(UserError, match=r"encoder\.features=grid"):
-        Attention(FeatureShape(1, 1, 5), WORDS)
+@pytest.mark.parametrize("name", GRID)
+def test_lstms_that_attend_refuse_features_without_a_grid(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{part_class(GRID[name]).__name__} needs a grid.*encoder\.features=grid"):
+        build(name, FeatureShape(1, 1, 5))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_word_vectors_are_the_embedding(name: str) -> None:
+    decoder, tokens = build(name), some_tokens()
+    assert decoder.embedding.num_embeddings == WORDS
+    assert decoder.needs == ("pooled" if name in FUSED else "grid")
+    other = build(name)
+    other.embedding.weight.data[5] += 1
+    changed = (decoder(some_features(), tokens) != other(some_features(), tokens)).any(-1)  # (B, T)
+    assert changed.equal((tokens == 5).cumsum(1) > 0)
+
+
+@pytest.mark.parametrize("name", {part_class(make): name for name, make in DECODERS.items()}.values())
+def test_eight_captions_are_learnt_by_heart(name: str) -> None:
+    decoder, features = build(name, embedding=16, hidden=32, dropout=0.0).train(), some_features(8)
+    inputs, targets = some_tokens(8), some_tokens(8, seed=3)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.008)
+    for _ in range(100):
+        loss = nn.functional.cross_entropy(decoder(features, inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
