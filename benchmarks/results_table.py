@@ -9,14 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SCORES = {
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
-}
+from capbench.scores import NAMES
+
 CAPTIONS = 10
 
 
@@ -24,14 +18,14 @@ def main(folders: list[Path]) -> None:
     """Print the tables."""
     results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
     captions = [read_captions(folder) for folder in folders]
-    header = ["decoder", *SCORES.values(), "different captions", "trained parameters", "epochs", "seconds of fit"]
+    header = ["decoder", *NAMES.values(), "different captions", "trained parameters", "epochs", "seconds of fit"]
     print_row(header)
     print_row(["---"] * len(header))
     for result, run in zip(results, captions, strict=True):
         test = result["scores"]["test"]
         print_row(
             [name(result)]
-            + [f"{test[key]:.4f}" for key in SCORES]
+            + [f"{test[key]:.4f}" if key in test else "-" for key in NAMES]
             + [len({row["caption"] for row in run.values()})]
             + [f"{result['trained_parameters']:,}", result["epochs"], round(result["wall_seconds"])]
         )

@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         status = module.main(arguments if COMMANDS[command][0] == "capbench.cli" else options)
         return int(status or 0)
     except UserError as error:
-        print(f"capbench: {error}", file=sys.stderr)
+        # torch puts the traceback of a process that reads images before the sentence
+        sentence = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
+        print(f"capbench: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

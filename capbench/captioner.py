@@ -18,7 +18,7 @@ from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.glove import initialise
 from capbench.parts import from_plain, part_class, to_plain
-from capbench.scores import CaptionScores, score_captions
+from capbench.scores import CaptionScores, Scorer
 from capbench.search import Found, Search, search
 from capbench.text import Vocabulary
 
@@ -129,6 +129,7 @@ class Captioner(L.LightningModule):
         self.generated: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.captions: dict[str, dict[str, str]] = {}
         self.references: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.scorers: dict[str, Scorer] = {}
         self.scores: dict[str, CaptionScores] = {}
 
     def build(self, vocabulary: Vocabulary, saved: Saved | None = None) -> None:
@@ -137,7 +138,8 @@ class Captioner(L.LightningModule):
         Word vectors are not read again for a checkpoint, which brings its own.
 
         Raises:
-            UserError: fine-tuning of an encoder that is not frozen, or of stages that it does not have.
+            UserError: fine-tuning of an encoder that is not frozen or of stages that it does not have, or
+                augmentation for one that never learns.
         """
         self.vocabulary = vocabulary
         self.encoder = self.make_encoder(part_class(self.make_decoder).needs, saved)
@@ -149,6 +151,11 @@ class Captioner(L.LightningModule):
                     "--model.encoder.frozen=true, or leave it out to train the whole encoder from the start."
                 )
             self.encoder.prepare_finetuning(self.finetune_stages)
+        if self.learns_from is None and self.encoder.train_transform is not self.encoder.transform:
+            raise UserError(
+                "The encoder's augmentation changes nothing while it is frozen: let it learn with "
+                "--model.finetune_from=EPOCH, or leave the augmentation out."
+            )
         self.decoder = self.make_decoder(self.encoder.shape, len(vocabulary))
         if self.glove and saved is None:
             self.glove_coverage = initialise(self.decoder.embedding, vocabulary, Path(self.glove))
@@ -184,6 +191,7 @@ class Captioner(L.LightningModule):
             "vocabulary": self.vocabulary.words,
             "encoder": self.encoder.saved(),
             "encoder_hash": self.encoder.weights_hash(),
+            "glove_coverage": self.glove_coverage,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -191,6 +199,7 @@ class Captioner(L.LightningModule):
         if self.vocabulary is None:
             saved = checkpoint["capbench"]
             self.build(Vocabulary(saved["vocabulary"]), saved["encoder"])
+            self.glove_coverage = saved.get("glove_coverage")
 
     @classmethod
     def load(cls, checkpoint: dict[str, Any]) -> "Captioner":
@@ -280,9 +289,13 @@ class Captioner(L.LightningModule):
         self.references[split] = {image: references for image, (_, references) in everything.items()}
 
     def score(self, split: str) -> None:
-        """Score what all processes generated, as one set, and log it."""
+        """Score what all processes generated, as one set, and log it; METEOR, which takes Java, not in training."""
         self.gather(split)
-        self.scores[split] = score_captions(self.captions[split], self.references[split])
+        java = self.trainer.state.fn != "fit" and self.trainer.is_global_zero
+        scorer = self.scorers.get(split)
+        if scorer is None or scorer.java != java or scorer.references != self.references[split]:
+            scorer = self.scorers[split] = Scorer(self.references[split], java)
+        self.scores[split] = scorer(self.captions[split])
         for name, value in self.scores[split].corpus.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "bleu4")
 

@@ -371,10 +371,12 @@ def _leaves(result: Tensor) -> set[Tensor]:
 def _augmented(
     transform: Any, data_config: dict[str, Any], crop_scale: float, flip: float, color_jitter: float
 ) -> Transform:
-    """A transform of timm's with a random crop in place of its resizing, flip and colours."""
+    """A transform of timm's, if anything is asked for with a random crop in place of its resizing, flip and colours."""
     from timm.data.transforms import str_to_interp_mode
     from torchvision.transforms import ColorJitter, Compose, RandomHorizontalFlip, RandomResizedCrop
 
+    if (crop_scale, flip, color_jitter) == (1, 0, 0):
+        return transform
     *steps, to_tensor, normalize = transform.transforms
     if crop_scale < 1:
         size, interpolation = data_config["input_size"][1:], str_to_interp_mode(data_config["interpolation"])

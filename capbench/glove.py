@@ -4,6 +4,7 @@ Pennington, Socher and Manning (2014), "GloVe: Global vectors for word represent
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def initialise(embedding: nn.Embedding, vocabulary: Vocabulary, path: Path) -> f
     rows = torch.tensor([vocabulary.encode(word)[1] for word in vectors])
     values = torch.from_numpy(np.stack(list(vectors.values())))  # (found, E)
     with torch.no_grad():
-        embedding.weight.normal_(values.mean().item(), values.std().item())
+        embedding.weight.normal_(values.mean().item(), values.std(correction=0).item())
         embedding.weight[rows] = values
     return len(vectors) / len(vocabulary.words)
 
@@ -43,16 +44,18 @@ def read_glove(path: Path, words: Sequence[str], size: int) -> dict[str, Vector]
     Raises:
         UserError: there is no such file, its vectors are of another size, or a line is too short or no vector.
     """
-    if not path.is_file():
+    path = path.expanduser()
+    if not path.is_file() or not path.stat().st_size:
         raise UserError(
-            f"There is no file {path} (--model.glove): download one from https://nlp.stanford.edu/projects/glove and "
-            "unzip it, or begin with random word vectors with --model.glove=null."
+            f"There is no file {path} (--model.glove), or nothing in it: download one from "
+            "https://nlp.stanford.edu/projects/glove and unzip it, or begin with random word vectors with "
+            "--model.glove=null."
         )
     wanted = {word.encode(): word for word in words}
     vectors: dict[str, Vector] = {}
-    for number, line in _lines(path):
-        numbers = line.count(b" ")
-        if number == 1 and numbers != size:
+    for place, (number, word, values) in enumerate(_lines(path)):
+        numbers = values.count(b" ") + 1
+        if place == 0 and len(_vector(values, path, number)) != size:
             raise UserError(
                 f"{path} has vectors of {numbers} numbers, and the decoder's word vectors have {size}: set "
                 f"--model.decoder.embedding={numbers}, or name another file with --model.glove."
@@ -62,21 +65,27 @@ def read_glove(path: Path, words: Sequence[str], size: int) -> dict[str, Vector]
                 f"{path}, line {number}: {numbers} numbers where {size} are expected, so the file is damaged or cut "
                 "short: download it again."
             )
-        word, _, values = line.partition(b" ")
         if numbers == size and word in wanted:  # a line with more numbers is a word with spaces in it
-            try:
-                vectors.setdefault(wanted[word], np.array(values.split(), dtype=np.float32))
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: {error}.") from error
+            vectors.setdefault(wanted[word], _vector(values, path, number))
     return vectors
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, without the header of word and vector counts that some files have."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
+    """Numbers of lines, words and their vectors, without the header of counts that some files have."""
     with path.open("rb") as file:
-        first = file.readline().rstrip()
-        header = len(first.split()) == 2 and all(part.isdigit() for part in first.split())
-        if not header:
-            yield 1, first
-        for number, line in enumerate(file, start=1 if header else 2):
-            yield number, line.rstrip()
+        for number, line in enumerate(file, start=1):
+            word, _, values = line.rstrip().partition(b" ")
+            header = number == 1 and word.isdigit() and values.isdigit()
+            if word and not header:
+                yield number, word, values
+
+
+def _vector(values: bytes, path: Path, number: int) -> Vector:
+    with suppress(ValueError), np.errstate(over="ignore"):
+        vector = np.array(values.split(b" "), dtype=np.float32)
+        if np.isfinite(vector).all():
+            return vector
+    raise UserError(
+        f"{path}, line {number}: expected a word and its numbers, as in GloVe's unzipped text files, found "
+        f"{values[:40]!r}."
+    )

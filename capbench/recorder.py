@@ -143,7 +143,8 @@ class Recorder(L.Callback):
     def keep_scores(self, split: str, captioner: Captioner, **more: Any) -> None:
         """Put a split's scores, and how its captions were searched, into `result.json`."""
         scores = self.folder.result().get("scores", {})
-        scores[split] = captioner.scores[split].corpus | {"images": len(captioner.captions[split])} | more
+        found = captioner.scores[split]
+        scores[split] = found.corpus | {"images": len(captioner.captions[split]), "missing": found.missing} | more
         self.folder.update_result(scores=scores)
 
     def keep_captions(self, captioner: Captioner, split: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 
 from capbench.runs import RunFolder
+from capbench.scores import NAMES
 
 SAMPLES = 5
 
@@ -72,11 +73,9 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
 
 def print_scores(split: str, scores: dict[str, Any]) -> None:
     """The score table."""
-    names = {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L"}
-    names |= {"cider_d": "CIDEr-D"}
     print(f"{split} ({scores['images']} images, beam {scores['search']['beam']})")
-    print("  ".join(f"{name:>7}" for name in names.values()))
-    print("  ".join(f"{scores[key]:7.4f}" for key in names))
+    print("  ".join(f"{name:>7}" for name in NAMES.values()))
+    print("  ".join(f"{scores[key]:7.4f}" if key in scores else f"{'-':>7}" for key in NAMES))
 
 
 def print_captions(folder: RunFolder, split: str) -> None:

@@ -17,8 +17,8 @@ import pytest
 import timm
 import torch
 
-import capbench.captioner
 from capbench.captioner import Captioner
+from capbench.scores import Scorer
 from tests.support import (
     QUICK,
     QUIET,
@@ -397,11 +397,11 @@ def test_the_best_checkpoint_and_the_end_follow_the_generated_captions(
     """The loss goes on falling; what counts is BLEU-4 of captions that the search found."""
     planned = iter([0.1, 0.3, 0.2, 0.25, 0.9])
     searched: list[str] = []
-    score, words = capbench.captioner.score_captions, Captioner.words
+    score, words = Scorer.__call__, Captioner.words
 
-    def planned_score(captions: Any, references: Any) -> Any:
+    def planned_score(self: Scorer, captions: Any) -> Any:
         assert set(captions.values()) <= set(searched)
-        scores = score(captions, references)
+        scores = score(self, captions)
         return replace(scores, corpus=scores.corpus | {"bleu4": next(planned)})
 
     def remember(self: Captioner, found: Any) -> Any:
@@ -409,7 +409,7 @@ def test_the_best_checkpoint_and_the_end_follow_the_generated_captions(
         searched.extend(caption for image in captions for caption in image)
         return captions
 
-    monkeypatch.setattr(capbench.captioner, "score_captions", planned_score)
+    monkeypatch.setattr(Scorer, "__call__", planned_score)
     monkeypatch.setattr(Captioner, "words", remember)
     options = ("--name=tiny", "--trainer.max_epochs=9", "--early_stopping.patience=2", "--model.lr=0.0001")
     assert run("fit", *TINY, *options) == 0

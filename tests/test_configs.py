@@ -16,6 +16,7 @@ from tests.support import CONFIGS, QUICK, QUIET, TINY_ENCODER, make_flickr8k, re
 SMALL = ("--model.decoder.hidden=12", "--model.decoder.embedding=8", "--model.search.max_words=7")
 NAMES = [config.stem for config in CONFIGS]
 SCORES = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d"}
+JAVA = shutil.which("java") is not None
 
 
 @pytest.fixture(scope="session")
@@ -142,15 +143,41 @@ def check_captions(folder: Path) -> None:
     for split, name in (("test", "captions.jsonl"), ("val", "captions.val.jsonl")):
         lines = rows(folder / name)
         assert len(lines) == 3
-        assert all(len(line["references"]) == 5 and set(line["scores"]) == SCORES for line in lines)
+        assert all(len(line["references"]) == 5 for line in lines)
+        assert all(set(line["scores"]) == (SCORES | {"meteor"} if JAVA else SCORES) for line in lines)
+        assert set(facts["scores"][split]["missing"]) == (set() if JAVA else {"meteor"})
         captions = {line["image_id"]: line["caption"] for line in lines}
-        rescored = score_captions(captions, {line["image_id"]: line["references"] for line in lines})
+        rescored = score_captions(captions, {line["image_id"]: line["references"] for line in lines}, JAVA)
         for score, value in rescored.corpus.items():
             assert math.isclose(facts["scores"][split][score], value, abs_tol=1e-12), score
         assert rescored.per_image == {line["image_id"]: line["scores"] for line in lines}
-        assert facts["scores"][split]["search"]["beam"] == 3
+        assert facts["scores"][split]["search"] == settings(folder)["model"]["search"]
     tested = {line["image_id"]: line["caption"] for line in rows(folder / "captions.jsonl")}
     assert {line["image_id"]: line["caption"] for line in rows(folder / "predictions.jsonl")} == tested
+
+
+def test_without_validation_every_epoch_is_trained_and_the_last_one_counts(
+    flickr8k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `vgg16_fc2_merge_add` has it: 90/10, and nothing to choose by."""
+    monkeypatch.chdir(tmp_path)
+    config = CONFIGS[NAMES.index("vgg16_fc2_merge_add")]
+    options = [*shrunk(config, flickr8k), "--data.shares=[0.9, 0.1]", *TINY_ENCODER, "--trainer.max_epochs=2"]
+    assert run("fit", *options) == 0
+    told = capsys.readouterr()
+    assert "no validation images" in told.out
+    assert "--ckpt_path runs/vgg16_fc2_merge_add/checkpoints/last.ckpt" in told.out
+    assert "val/bleu4" not in told.err
+    folder = tmp_path / "runs" / config.stem
+    assert result(folder)["data"]["images"] == {"train": 11, "val": 0, "test": 1}
+    assert (result(folder)["status"], result(folder)["epochs"]) == ("finished", 2)
+    assert [row["epoch"] for row in rows(folder / "metrics.jsonl")] == [0, 1]
+    assert all(row["train/loss"] > 0 for row in rows(folder / "metrics.jsonl"))
+    assert [file.name for file in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert run("test", *options, "--ckpt_path=best") == 2
+    assert "--ckpt_path last is there" in capsys.readouterr().err
+    assert run("test", *options, "--ckpt_path=last") == 0
+    assert len(rows(folder / "captions.jsonl")) == 1
 
 
 @pytest.mark.parametrize(

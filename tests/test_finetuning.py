@@ -15,6 +15,7 @@ from capbench.data import Shapes
 from capbench.decoders import Attention
 from capbench.encoder import TimmEncoder
 from capbench.errors import UserError
+from capbench.text import Vocabulary
 from tests.support import TINY, result, run
 
 EPOCHS, FIRST = 4, 2
@@ -150,6 +151,12 @@ def test_an_encoder_that_is_not_frozen_is_not_fine_tuned(tmp_path: Path) -> None
         data.setup("fit")
         with pytest.raises(UserError, match=r"--model\.finetune_from .*--model\.encoder\.frozen=true"):
             captioner.build(data.vocabulary())
+
+
+def test_augmentation_that_would_change_nothing_is_refused() -> None:
+    captioner = Captioner(encoder=partial(TimmEncoder, name="test_resnet", pretrained=False, flip=0.5))
+    with pytest.raises(UserError, match=r"augmentation changes nothing .*--model\.finetune_from"):
+        captioner.build(Vocabulary(["dog"]))
 
 
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

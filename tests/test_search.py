@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from capbench.decoders import Attention, Decoder, InitInject, Merge, ParInject, PreInject
+from capbench.decoders import (
+    AdaptiveAttention,
+    Attention,
+    Decoder,
+    InitInject,
+    Merge,
+    ParInject,
+    PreInject,
+    Transformer,
+)
 from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.search import Found, Search, search
@@ -20,6 +29,8 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     "ParInject": partial(ParInject, **LSTM),
     "Merge": partial(Merge, **LSTM, join="multiply"),
     "Attention": partial(Attention, **LSTM, attention=4),
+    "AdaptiveAttention": partial(AdaptiveAttention, **LSTM, attention=4),
+    "Transformer": partial(Transformer, **LSTM, layers=2, heads=2),
 }
 
 
@@ -203,8 +214,9 @@ def test_a_captioner_with_nothing_to_say_gives_empty_captions() -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_attention_maps_belong_to_the_words_of_their_caption(beam: int) -> None:
-    decoder, features = build("Attention", 3, spoken=9), some_features(4)
+@pytest.mark.parametrize("name", ["Attention", "AdaptiveAttention", "Transformer"])
+def test_attention_maps_belong_to_the_words_of_their_caption(beam: int, name: str) -> None:
+    decoder, features = build(name, 3, spoken=9), some_features(4)
     found = search(decoder, features, Search(beam, 5))
     assert found.attention is not None
     assert found.attention.shape == (4, beam, 5, SHAPE.places)

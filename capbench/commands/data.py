@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from capbench.data import Images
 from capbench.data.captions import SPLITS, CaptionedImage, CaptionSet
+from capbench.data.table import Columns
 from capbench.errors import UserError
 from capbench.parser import Parser
 from capbench.text import tokenise
@@ -35,9 +36,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--sheet", type=Path, default=Path("contact_sheet.png"), help="where a picture of some images is put"
     )
-    options = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
-    sheet = options.pop("sheet")
-    data = Images(**options)
+    options = parser.parse_args(arguments).as_dict()
+    sheet, columns = options.pop("sheet"), Columns(**options.pop("columns"))
+    data = Images(columns=columns, **options)
     try:
         captions = data.find()
     except UserError as error:
@@ -125,8 +126,8 @@ def draw_sheet(images: Sequence[CaptionedImage], path: Path) -> None:
     sheet = Image.new("RGB", (columns * TILE[0], max(1, height) * TILE[1]), "white")
     for place, image in enumerate(chosen):
         sheet.paste(_tile(image), (place % columns * TILE[0], place // columns * TILE[1]))
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be written ({error}): name a .png or .jpg file with --sheet.") from error

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from capbench.errors import UserError
@@ -81,6 +82,8 @@ def open_image(path: Path) -> Image.Image:
 def upright(image: Image.Image) -> Image.Image:
     """The picture in RGB, on white where it is transparent, turned as its EXIF data says."""
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, of which `convert` would make white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

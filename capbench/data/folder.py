@@ -1,11 +1,13 @@
 """Files under a folder, found by name."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from fnmatch import fnmatch
+from fnmatch import translate
 from functools import partial
-from pathlib import Path, PurePosixPath
+from itertools import takewhile
+from pathlib import Path
 
 from capbench.data.captions import open_image
 from capbench.data.rows import Picture
@@ -33,21 +35,30 @@ class Folder:
                 self.files[name].append(Path(path, name))
 
     def named(self, *patterns: str) -> list[Path]:
-        """Files whose names match one of the patterns, those highest up first."""
-        names = [name for name in self.files if any(fnmatch(name, pattern) for pattern in patterns)]
-        paths = [path for name in names for path in self.files[name] if not name.startswith(".")]
+        """Files whose names match one of the patterns, whatever their case, those highest up first."""
+        match = re.compile("|".join(map(translate, patterns)), re.IGNORECASE).match
+        names = [name for name in self.files if match(name) and not name.startswith(".")]
+        paths = [path for name in names for path in self.files[name]]
         return sorted(paths, key=lambda path: (len(path.parts), path))
 
     def pictures(self, names: list[str]) -> Callable[[str], Picture | None]:
-        """Finds images by name: of several files of one name that whose folder holds most of the names."""
-        holds = Counter(path.parent for name in names for path in self.files.get(_last(name), []))
+        """Finds images by name: of several files of one name that in the folders which the name says.
+
+        Where it says none, that in the folder with most of the names.
+
+        Raises:
+            UserError: two names have the same file.
+        """
+        holds = Counter(path.parent for name in names for path in self.files.get(_parts(name)[-1], []))
+        name_of: dict[Path, str] = {}
 
         def find(name: str) -> Picture | None:
-            parts = PurePosixPath(name.replace("\\", "/")).parts
-            paths = self.files.get(parts[-1] if parts else "", [])
-            as_written = [path for path in paths if path.parts[-len(parts) :] == parts]
-            for path in sorted(as_written or paths, key=lambda path: -holds[path.parent]):
+            parts = _parts(name)
+            paths = self.files.get(parts[-1], [])
+            for path in sorted(paths, key=lambda path: (-_common_end(path.parts, parts), -holds[path.parent])):
                 if path.is_file():
+                    if (other := name_of.setdefault(path, name)) != name:
+                        raise UserError(f"{other} and {name} have the same file, {path}: an image has one name.")
                     stat = path.stat()
                     return Picture(partial(open_image, path), f"{stat.st_size}-{stat.st_mtime_ns}")
             return None
@@ -55,5 +66,24 @@ class Folder:
         return find
 
 
-def _last(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
+def read_text(path: Path) -> str:
+    """The text of a file, line ends as they are.
+
+    Raises:
+        UserError: it is not in UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: this is not UTF-8 ({error.reason}): save the file as UTF-8.") from error
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and file of an image's name, as Windows or others write it."""
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", ".")) or ("",)
+
+
+def _common_end(path: tuple[str, ...], name: tuple[str, ...]) -> int:
+    """How many parts are the same, from the last one on."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(path), reversed(name), strict=False)))

@@ -1,7 +1,7 @@
 """Captioned images from files or from the Hub, found by themselves or named."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ FINDERS: dict[Kind, Callable[[Folder], Path | None]] = {
 }
 LOOKED_FOR: dict[Kind | None, str] = {
     "original": f"Flickr8k's text files ({original.TOKENS})",
-    "karpathy": "Karpathy's splits (dataset_*.json)",
+    "karpathy": "Karpathy's splits (dataset_flickr8k.json and the like)",
     "kaggle": f"Kaggle's {table.KAGGLE}",
     "table": "a table of captions (.csv, .tsv or .jsonl)",
     "hub": "a data set of the Hub (.parquet, or as save_to_disk writes it)",
@@ -57,7 +57,7 @@ class Images(CaptionData):
         captions: Path | None = None,
         dataset: str = "jxie/flickr8k",
         columns: Columns = Columns(),  # noqa: B008 - never changed
-        shares: Sequence[float] | None = None,
+        shares: list[float] | None = None,
         split_seed: int = 0,
         max_missing: float = 0.01,
         **options: Any,
@@ -96,10 +96,11 @@ class Images(CaptionData):
 
     def _source(self) -> Source:
         if self.root is None:
-            if self.source not in (None, "hub"):
-                raise UserError(f"--data.source {self.source} needs the folder to look in: add --data.root.")
+            if self.captions_file or self.source not in (None, "hub"):
+                named = f"captions {self.captions_file}" if self.captions_file else f"source {self.source}"
+                raise UserError(f"--data.{named} needs the folder that holds the images: add --data.root.")
             return hub.read(self.dataset, self.columns)
-        folder = Folder(Path(self.root))
+        folder = Folder(Path(self.root).expanduser())
         kind, file = self._found(folder)
         if kind == "original":
             return original.read(folder, file)
@@ -111,8 +112,8 @@ class Images(CaptionData):
 
     def _found(self, folder: Folder) -> tuple[Kind, Path]:
         """The kind of source that was named or is there, and its file of captions."""
-        if self.captions_file is not None:
-            file = Path(self.captions_file)
+        if self.captions_file:
+            file = Path(self.captions_file).expanduser()
             if not file.is_file():
                 raise UserError(f"There is no file {file} (--data.captions).")
             return self.source or _kind_of(file), file

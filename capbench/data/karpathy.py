@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capbench.data.folder import Folder
+from capbench.data.folder import Folder, read_text
 from capbench.data.rows import Row, Source
 from capbench.errors import UserError
 
@@ -19,7 +19,7 @@ def find(folder: Folder) -> Path | None:
     Raises:
         UserError: there are several.
     """
-    files = folder.named("dataset_*.json", "dataset.json")
+    files = folder.named("dataset_flickr*.json", "dataset_coco*.json", "dataset.json")
     if len(files) > 1:
         raise UserError(f"{folder.root} holds {', '.join(map(str, files))}: name one with --data.captions.")
     return files[0] if files else None
@@ -32,17 +32,25 @@ def read(folder: Folder, captions: Path) -> Source:
         UserError: the file is none of Karpathy's.
     """
     try:
-        images = json.loads(captions.read_text(encoding="utf-8-sig"))["images"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{captions} is no file of Karpathy's splits: {error!r}.") from error
-    return Source(f"Karpathy's splits ({captions})", _rows(captions, images), True, folder.pictures)
+        content = json.loads(read_text(captions))
+    except ValueError as error:
+        raise UserError(f"{captions} is damaged or no JSON ({error}).") from error
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise UserError(f"{captions} is no file of Karpathy's splits: it has no list of `images`.")
+    return Source(f"Karpathy's splits ({captions})", _rows(captions, images), folder.pictures)
 
 
-def _rows(path: Path, images: list[dict[str, Any]]) -> Iterator[Row]:
+def _rows(path: Path, images: list[Any]) -> Iterator[Row]:
     for number, image in enumerate(images):
         where = f"{path}, image {number}"
-        try:
-            name = "/".join(filter(None, (image.get("filepath"), image["filename"])))
-            yield Row(name, [sentence["raw"] for sentence in image["sentences"]], image["split"], where)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: expected filename, split and sentences with raw text: {error!r}.") from error
+        match image:
+            case {"filename": str(file), "split": str(split), "sentences": list(sentences)} if all(
+                isinstance(sentence, dict) and isinstance(sentence.get("raw"), str) for sentence in sentences
+            ):
+                name = "/".join(filter(None, (image.get("filepath"), file)))
+                yield Row(name, [sentence["raw"] for sentence in sentences], split, where)
+            case _:
+                raise UserError(
+                    f"{where}: expected filename, split and sentences with raw text, found {str(image)[:60]}."
+                )

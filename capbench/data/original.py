@@ -6,7 +6,7 @@ Hodosh, Young and Hockenmaier (2013), "Framing image description as a ranking ta
 from collections.abc import Iterator
 from pathlib import Path
 
-from capbench.data.folder import Folder
+from capbench.data.folder import Folder, read_text
 from capbench.data.rows import Row, Source
 from capbench.errors import UserError
 
@@ -32,7 +32,7 @@ def read(folder: Folder, captions: Path) -> Source:
     files = {split: next(iter(folder.named(name)), None) for split, name in SPLIT_FILES.items()}
     lacks = ", ".join(SPLIT_FILES[split] for split, path in files.items() if path is None)
     paths = {split: path for split, path in files.items() if path}
-    return Source(f"Flickr8k's original text ({captions})", _rows(captions, paths), True, folder.pictures, lacks)
+    return Source(f"Flickr8k's original text ({captions})", _rows(captions, paths), folder.pictures, lacks)
 
 
 def _rows(captions: Path, splits: dict[str, Path]) -> Iterator[Row]:
@@ -44,15 +44,15 @@ def _rows(captions: Path, splits: dict[str, Path]) -> Iterator[Row]:
             yield Row(name, (), split, f"{path}, line {number}")
     for number, line in _lines(captions):
         key, tab, caption = line.partition("\t")
-        name, hash_sign, _ = key.rpartition("#")
+        name = key.rpartition("#")[0].strip()
         where = f"{captions}, line {number}"
-        if not (tab and hash_sign):
+        if not (tab and name):
             raise UserError(f"{where}: expected 'name.jpg#number<TAB>caption', found {line[:60]!r}.")
         yield Row(name, (caption,), split_of.get(name), where)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield number, line

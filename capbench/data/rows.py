@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from typing import NamedTuple
 
 from PIL import Image
@@ -13,6 +14,8 @@ from capbench.text import tokenise
 
 SPLIT_OF = {split: split for split in SPLITS} | {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
 DEFAULT_SHARES = (0.8, 0.1, 0.1)
+NOTHING: tuple[list[str], ...] = ([], ["nan"], ["none"], ["null"])
+"""The words of what is no caption; pandas, Python and SQL write them where there is none."""
 
 
 class Row(NamedTuple):
@@ -44,14 +47,12 @@ class Source(NamedTuple):
     Attributes:
         label: what it is, in words.
         rows: its captions.
-        has_splits: whether it puts images in splits.
         lacks: what its own splits need and is not there; they cannot be taken then.
         picture: the image of a name, none where there is none; made once the names are known.
     """
 
     label: str
     rows: Iterable[Row]
-    has_splits: bool
     picture: Callable[[list[str]], Callable[[str], Picture | None]]
     lacks: str = ""
 
@@ -78,10 +79,13 @@ def gather(source: Source, shares: Sequence[float] | None, seed: int) -> Caption
     """
     if source.lacks and shares is None:
         raise UserError(f"{source.label} lacks {source.lacks}: add it, or draw splits with --data.shares.")
-    entries, left_out = _group(source.rows)
-    if shares is not None or not source.has_splits:
-        _draw(entries, shares or DEFAULT_SHARES, seed)
+    rows = source.rows if shares is None else (row._replace(split=None) for row in source.rows)
+    entries, left_out = _group(rows)
+    if not any(entry.split for entry in entries.values()):
+        _draw(entries, DEFAULT_SHARES if shares is None else shares, seed)
     names = [name for name, entry in entries.items() if entry.split]
+    if not names:
+        raise UserError(f"{source.label} holds no captions.")
     picture = source.picture(names)
     images, missing = [], {}
     for name in names:
@@ -94,10 +98,9 @@ def gather(source: Source, shares: Sequence[float] | None, seed: int) -> Caption
             assert entry.split
             images.append(CaptionedImage(name, tuple(entry.captions), entry.split, found.open, found.stamp))
     if not images:
-        example = f" (such as {names[0]})" if names else ""
         raise UserError(
-            f"{source.label} names {len(names)} images{example}, and none of them is there: put the folder with the "
-            "images under --data.root too."
+            f"{source.label} names {len(names)} images, and none of them can be used ({names[0]}: "
+            f"{missing[names[0]]}): put the folder with the images under --data.root too."
         )
     return CaptionSet(images, source.label, missing, left_out)
 
@@ -109,7 +112,10 @@ def _group(rows: Iterable[Row]) -> tuple[dict[str, _Entry], list[str]]:
     for row in rows:
         split = row.split and SPLIT_OF.get(row.split.lower())
         if row.split and not split:
-            raise UserError(f"{row.where}: there is no split {row.split!r}; there are {', '.join(SPLIT_OF)}.")
+            raise UserError(
+                f"{row.where}: there is no split {row.split!r}; there are {', '.join(SPLIT_OF)}, or draw splits with "
+                "--data.shares."
+            )
         entry = entries.setdefault(row.image, _Entry(split))
         if entry.split != split:
             raise UserError(
@@ -117,16 +123,16 @@ def _group(rows: Iterable[Row]) -> tuple[dict[str, _Entry], list[str]]:
                 "an image belongs to one split."
             )
         for caption in row.captions:
-            if tokenise(caption):
-                entry.captions.append(caption.strip())
-            else:
+            if tokenise(caption) in NOTHING:
                 left_out.append(row.where)
+            else:
+                entry.captions.append(caption.strip())
     return entries, left_out
 
 
 def _draw(entries: dict[str, _Entry], shares: Sequence[float], seed: int) -> None:
     """Give each image with captions a split."""
-    if len(shares) not in (2, 3) or min(shares) < 0 or not shares[0] or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) not in (2, 3) or min(shares) < 0 or not shares[0] or not isclose(sum(shares), 1, rel_tol=1e-6):
         raise UserError(
             "--data.shares takes the shares of train and test, or of train, val and test, which make 1: [0.9, 0.1] or "
             f"[0.8, 0.1, 0.1], not {list(shares)}."
@@ -135,7 +141,5 @@ def _draw(entries: dict[str, _Entry], shares: Sequence[float], seed: int) -> Non
     names = sorted(name for name, entry in entries.items() if entry.captions)
     random.Random(seed).shuffle(names)
     first, second = round(test * len(names)), round((test + val) * len(names))
-    for entry in entries.values():
-        entry.split = None
     for place, name in enumerate(names):
         entries[name].split = "test" if place < first else "val" if place < second else "train"

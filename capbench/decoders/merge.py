@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from capbench.decoders.base import LSTMDecoder, State, expand_over_words, pool
+from capbench.decoders.base import LSTMDecoder, State, check_sizes, expand_over_words, pool
 from capbench.features import FeatureShape
 
 
@@ -31,6 +31,7 @@ class Merge(LSTMDecoder):
         deep: int | None = None,
         **options: Any,
     ) -> None:
+        check_sizes(deep=1 if deep is None else deep)
         self.join, self.deep_size = join, deep
         super().__init__(shape, vocabulary_size, **options)
 

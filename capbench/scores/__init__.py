@@ -1,5 +1,5 @@
 """Scores of captions."""
 
-from capbench.scores.captions import CaptionScores, score_captions
+from capbench.scores.captions import NAMES, CaptionScores, Scorer, score_captions
 
-__all__ = ["CaptionScores", "score_captions"]
+__all__ = ["NAMES", "CaptionScores", "Scorer", "score_captions"]

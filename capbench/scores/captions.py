@@ -1,69 +1,165 @@
 """The one path by which captions are scored, with the literature's own scorers (coco-caption)."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 
 from capbench.errors import UserError
+from capbench.scores.cider import CiderD
+from capbench.scores.java import JavaFailed
+from capbench.scores.meteor import METEOR
+from capbench.scores.ptb import ptb_tokenise
+from capbench.scores.rouge import RougeL
 from capbench.text import tokenise
+
+NAMES = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+}
+"""Score -> what the literature calls it, in the order of its tables. All are 0 to 1, but CIDEr-D 0 to 10."""
+
+_PARTED_BY_PTB = {
+    "cannot": "can not",
+    "gimme": "gim me",
+    "gonna": "gon na",
+    "gotta": "got ta",
+    "lemme": "lem me",
+    "wanna": "wan na",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionScores:
-    """Scores under the keys `bleu1` to `bleu4`, `rouge_l` (0 to 1) and `cider_d` (0 to 10).
+    """Scores under the keys of `NAMES`, `meteor` among them where Java has run.
 
     Attributes:
-        corpus: the scores of all captions together. BLEU's are not the means of its scores per image.
+        corpus: the scores of all captions together. BLEU's and METEOR's are not the means of their scores per image.
         per_image: image id -> the scores of its caption; CIDEr-D's n-gram weights are those of the whole corpus.
+        missing: name of a score that was asked for and is not there -> the reason, a sentence.
     """
 
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
+    missing: dict[str, str] = field(default_factory=dict)
 
 
-def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
-    """Scores one caption an image against the image's references; all as people or captioners wrote them.
-
-    The result is the same to the last digit in whatever order images and references come. A caption without
-    words scores 0; references without words are left out, since ROUGE-L would give such a caption 1 for them.
-    CIDEr-D weighs an n-gram by the share of images that have it in their references, so a lone image gets 0.
+class Scorer:
+    """Scores captions of the same images again and again; what depends on the references alone is computed once.
 
     Args:
-        captions: image id -> caption.
-        references: image id -> at least one reference; the same ids.
+        references: image id -> at least one reference, as people wrote it. Those without words are left out, since
+            ROUGE-L would give a caption without words 1 for them.
+        java: also run what needs Java: the PTB tokeniser, and METEOR, which takes 10 seconds to start. Where Java is
+            missing or fails, the other scores are there all the same, and in METEOR's place the reason.
 
     Raises:
-        UserError: if there are no captions, the ids differ, or an image has no reference with a word in it.
+        UserError: if there are no images, or one has no reference with a word in it.
 
-    Source: pycocoevalcap 1.2, scorer by scorer, without its PTB tokeniser, whose absence moves CIDEr-D of
-    captions normalised by `tokenise` by less than 1e-5 and BLEU and ROUGE-L not at all (measured on Flickr8k).
+    Source: pycocoevalcap 1.2, scorer by scorer; docs/scores.md has the formulas and the traps.
     """
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
 
-    _refuse_any(references.keys() - captions.keys(), "have references but no caption")
-    _refuse_any(captions.keys() - references.keys(), "have a caption but no references")
-    if not captions:
-        raise UserError("There are no captions to score: give at least one.")
-    ids = sorted(captions)
-    candidates = {image: [_normalise(captions[image])] for image in ids}
-    truths = {image: sorted(filter(None, map(_normalise, references[image]))) for image in ids}
-    _refuse_any([image for image in ids if not truths[image]], "have no reference with a word in it")
+    def __init__(self, references: Mapping[str, Sequence[str]], java: bool = False) -> None:
+        if not references:
+            raise UserError("There are no captions to score: give at least one image with its references.")
+        self.references, self.java = references, java
+        self._ids = sorted(references)
+        self._words = [sorted(filter(None, map(_normalise, references[image]))) for image in self._ids]
+        wordless = [image for image, words in zip(self._ids, self._words, strict=True) if not words]
+        _refuse_any(wordless, "have no reference with a word in it")
 
-    bleu, bleu_per_image = Bleu(4).compute_score(truths, candidates, verbose=0)
-    rouge, rouge_per_image = Rouge().compute_score(truths, candidates)
-    cider, cider_per_image = Cider().compute_score(truths, candidates)
+    def __call__(self, captions: Mapping[str, str]) -> CaptionScores:
+        """The scores of one caption for each image, as people or captioners wrote them.
 
-    names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d")
-    rows = zip(*bleu_per_image, rouge_per_image, cider_per_image, strict=True)
-    return CaptionScores(
-        corpus=_named(names, (*bleu, rouge, cider)),
-        per_image={image: _named(names, row) for image, row in zip(ids, rows, strict=True)},
-    )
+        The result is the same to the last digit in whatever order images and references come. A caption without
+        words scores 0. CIDEr-D weighs an n-gram by the share of images that have it in their references, so a lone
+        image gets 0.
+
+        Raises:
+            UserError: if the captions' ids are not those of the references.
+        """
+        _refuse_any(self.references.keys() - captions.keys(), "have references but no caption")
+        _refuse_any(captions.keys() - self.references.keys(), "have a caption but no references")
+        words, references = [_normalise(captions[image]) for image in self._ids], self._as_they_are
+        scores: dict[str, _Score] = {}
+        missing: dict[str, str] = {}
+        if self.java:
+            try:
+                METEOR.start()  # it loads while the tokeniser runs
+                words, references = ptb_tokenise(words), self._after_ptb
+                scores["meteor"] = METEOR.scores(words, references.words)
+            except JavaFailed as failed:
+                missing["meteor"] = str(failed)
+                _warn_once(str(failed))
+        scores |= references.scores(words)
+        names = [name for name in NAMES if name in scores]
+        return CaptionScores(
+            corpus={name: scores[name][0] for name in names},
+            per_image={image: {name: scores[name][1][i] for name in names} for i, image in enumerate(self._ids)},
+            missing=missing,
+        )
+
+    @cached_property
+    def _as_they_are(self) -> "_References":
+        return _References(self._words)
+
+    @cached_property
+    def _after_ptb(self) -> "_References":
+        lines = iter(ptb_tokenise([caption for image in self._words for caption in image]))
+        # PTB drops letters that it does not know: references in such an alphabet stay as they are.
+        words = [list(filter(None, islice(lines, len(image)))) or image for image in self._words]
+        return self._as_they_are if words == self._words else _References(words)
+
+
+def score_captions(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], java: bool = False
+) -> CaptionScores:
+    """Scores one caption an image against the image's references, once: a `Scorer` made and called."""
+    return Scorer(references, java)(captions)
+
+
+_Score = tuple[float, list[float]]  # of the corpus, and of each image
+
+
+class _References:
+    """What the scores need of the references, and the scores that need no Java.
+
+    Attributes:
+        words: for each image its references, words separated by spaces.
+    """
+
+    def __init__(self, words: list[list[str]]) -> None:
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+        self.words = words
+        self._bleu = BleuScorer(n=4)
+        for image in words:
+            self._bleu.cook_append(None, image)
+        self._rouge_l, self._cider_d = RougeL(words), CiderD(words)
+
+    def scores(self, captions: list[str]) -> dict[str, _Score]:
+        bleu = zip(*self._bleu.copy().retest(captions).compute_score(option="closest"), strict=True)
+        return {f"bleu{n}": score for n, score in enumerate(bleu, start=1)} | {
+            "rouge_l": _with_mean(self._rouge_l.scores(captions)),
+            "cider_d": _with_mean(self._cider_d.scores(captions)),
+        }
+
+
+def _with_mean(per_image: list[float]) -> _Score:
+    import numpy as np
+
+    return float(np.mean(per_image)), per_image
 
 
 def _normalise(caption: str) -> str:
-    return " ".join(tokenise(caption))
+    """The caption's words, parted where PTB would part them, so that its absence changes no score."""
+    return " ".join(_PARTED_BY_PTB.get(word, word) for word in tokenise(caption))
 
 
 def _refuse_any(images: Collection[str], fault: str) -> None:
@@ -74,5 +170,11 @@ def _refuse_any(images: Collection[str], fault: str) -> None:
         )
 
 
-def _named(names: Sequence[str], values: Iterable[float]) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+_warned = False
+
+
+def _warn_once(reason: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(reason, stacklevel=1)

@@ -53,6 +53,7 @@ FUSED: dict[str, Make] = {
     "Merge, concat": partial(Merge, **LSTM),
     "Merge, concat, 2 layers": partial(Merge, **LSTM, layers=2),
     "Merge, add": partial(Merge, **LSTM, join="add"),
+    "Merge, add, deep": partial(Merge, **LSTM, join="add", deep=5),
     "Merge, multiply": partial(Merge, **LSTM, join="multiply"),
 }
 ATTENDING = GRID | TRANSFORMERS

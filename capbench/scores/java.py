@@ -1,0 +1,42 @@
+"""How the two Java programs that come with pycocoevalcap are run: the PTB tokeniser and METEOR."""
+
+import os
+import shutil
+from collections.abc import Mapping
+
+_OPTIONS = (
+    "-Xmx1G",  # METEOR's tables take 0.4 GB of it
+    "-XX:+UseSerialGC",  # both programs are one thread: no collector's thread for each core of a cluster's node
+    *("-Duser.language=en", "-Duser.country=US"),  # METEOR reads its own numbers back as the locale writes them
+    "-Dfile.encoding=UTF-8",
+)
+_READ_BY_JAVA = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}
+
+
+class JavaFailed(Exception):
+    """Why a Java program gave no answer: one sentence that says what to do."""
+
+
+def java_command(*arguments: str) -> list[str]:
+    """The command line that runs Java on some arguments.
+
+    Raises JavaFailed if there is no Java on PATH.
+    """
+    java = shutil.which("java")
+    if java is None:
+        raise JavaFailed("METEOR needs Java 8 or later and there is none on PATH: install one and score again.")
+    return [java, *_OPTIONS, *arguments]
+
+
+def java_environment() -> Mapping[str, str]:
+    """Ours, without what would change the options above or let Java write lines of its own."""
+    return {name: value for name, value in os.environ.items() if name not in _READ_BY_JAVA}
+
+
+def failure(program: str, what: str, errors: str = "") -> JavaFailed:
+    """The sentence for a program that did not answer; `errors` is what it wrote to its standard error."""
+    lines = [line.strip() for line in errors.splitlines()]
+    cause = next((line for line in lines if "Error" in line or "Exception" in line), "")
+    return JavaFailed(
+        f"{program} {what}{f' ({cause})' if cause else ''}: it needs Java 8 or later and 1.5 GB of memory; score again."
+    )
