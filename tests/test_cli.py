@@ -86,7 +86,7 @@ def test_parts_are_named_by_class_name_alone(trained: Path) -> None:
     assert facts["status"] == "finished"
     assert facts["decoder"]["class_path"].endswith(".Merge")
     sizes = {"hidden": 8, "embedding": 8, "layers": 1, "dropout": 0.5}
-    assert facts["decoder"]["init_args"] == {"join": "add", **sizes}
+    assert facts["decoder"]["init_args"] == {"join": "add", "deep": None, **sizes}
     assert facts["encoder"]["class_path"].endswith(".TimmEncoder")
     assert facts["data"]["source"] == "Shapes"
 

@@ -175,7 +175,7 @@ def test_scores_learning_rate_and_throughput_are_logged(tracked: Outside) -> Non
     for name in ("val/loss", "val/bleu1", "val/bleu4", "val/rouge_l", "val/cider_d"):
         assert values[name] == pytest.approx([metrics[name]])
     assert len(values["train/loss"]) == 2
-    assert values["lr-Adam"] == [0.001, 0.001]
+    assert values["lr-Adam/decoder"] == [0.001, 0.001]
     assert values["train/captions_per_second"][0] > 0
 
 
