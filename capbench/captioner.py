@@ -18,7 +18,7 @@ from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.glove import initialise
 from capbench.parts import from_plain, part_class, to_plain
-from capbench.scores import CaptionScores, Scorer
+from capbench.scores import CaptionScores, GeneratedCaptions, Scorer
 from capbench.search import Found, Search, search
 from capbench.text import Vocabulary
 
@@ -126,7 +126,7 @@ class Captioner(L.LightningModule):
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.vocabulary: Vocabulary | None = None
         self.awaits_checkpoint = False  # set by who runs the trainer, which tells configure_model nothing of it
-        self.generated: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.generated = GeneratedCaptions()
         self.captions: dict[str, dict[str, str]] = {}
         self.references: dict[str, dict[str, tuple[str, ...]]] = {}
         self.scorers: dict[str, Scorer] = {}
@@ -261,9 +261,8 @@ class Captioner(L.LightningModule):
         return [[self.vocabulary.decode(ids) for ids in image] for image in found.tokens.tolist()]
 
     def collect(self, batch: Batch, options: Search) -> None:
-        """Caption a batch and keep captions and references for the end of the epoch."""
-        captions = self.caption(self.features(batch), options)
-        self.generated |= dict(zip(batch.ids, zip(captions, batch.references, strict=True), strict=True))
+        """Caption a batch and keep the captions for the end of the epoch."""
+        self.generated.update(batch.ids, self.caption(self.features(batch), options))
 
     def on_validation_epoch_end(self) -> None:
         """Score the validation split's captions."""
@@ -278,15 +277,20 @@ class Captioner(L.LightningModule):
         self.gather("predict")
 
     def gather(self, split: str) -> None:
-        """Make one set of what all processes generated since the last time; an image that two had counts once."""
-        parts: list[Any] = [self.generated]
-        if self.trainer.world_size > 1:
-            parts = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, self.generated)
-        everything = {image: pair for part in parts for image, pair in part.items()}
-        self.generated = {}
-        self.captions[split] = {image: caption for image, (caption, _) in everything.items()}
-        self.references[split] = {image: references for image, (_, references) in everything.items()}
+        """Bring together what all processes generated since the last time, and the images' references.
+
+        Raises:
+            RuntimeError: an image got no caption, though Lightning was not told to leave out batches.
+        """
+        captions = self.generated.compute()
+        self.generated.reset()
+        trainer: Any = self.trainer
+        references = {image.id: image.references for image in trainer.datamodule.chosen(split)}
+        limited = getattr(trainer, f"num_{split}_batches")[0] < len(getattr(trainer, f"{split}_dataloaders"))
+        if len(captions) < len(references) and not (limited or trainer.sanity_checking):
+            raise RuntimeError(f"{len(references) - len(captions)} of {len(references)} images got no caption.")
+        self.captions[split] = captions
+        self.references[split] = {image: references[image] for image in captions}
 
     def score(self, split: str) -> None:
         """Score what all processes generated, as one set, and log it; METEOR, which takes Java, not in training."""

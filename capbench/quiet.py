@@ -16,6 +16,7 @@ def be_quiet() -> None:
         "Found .* in eval mode",  # a frozen encoder
         ".*does not have many workers",  # features come from the store
         "The number of training batches",
+        "The ``compute`` method of metric GeneratedCaptions",  # a process without an image
         "It is recommended to use `self.log",  # every process has the scores of all
         ".*ckpt_path='(best|last)'.*",
         "Checkpoint directory .* exists and is not empty",  # training goes on

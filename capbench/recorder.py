@@ -103,7 +103,7 @@ class Recorder(L.Callback):
         """Keep the captions."""
         assert isinstance(pl_module, Captioner)
         if trainer.is_global_zero:
-            captions = sorted(pl_module.captions["predict"].items())
+            captions = pl_module.captions["predict"].items()
             rows = ({"image_id": image, "caption": caption} for image, caption in captions)
             write_jsonl(self.folder.predictions, rows)
 
@@ -159,7 +159,7 @@ class Recorder(L.Callback):
                     "references": references[image],
                     "scores": per_image[image],
                 }
-                for image, caption in sorted(captioner.captions[split].items())
+                for image, caption in captioner.captions[split].items()
             ),
         )
         self.keep_scores(split, captioner, search=captioner.hparams["search"])

@@ -84,10 +84,9 @@ class CaptionData(L.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Validation images; a sample of them while training, and none at all where the data set has no such split."""
-        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
-        if fitting and not self.captions.split("val"):
+        if self._fitting() and not self.captions.split("val"):
             return []
-        return self._loader("val", self.eval_batch_size, limit=self.fit_val_images if fitting else None)
+        return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test images."""
@@ -95,23 +94,34 @@ class CaptionData(L.LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Images of `predict_split`."""
-        return self._loader(self.predict_split, self.eval_batch_size)
+        return self._loader("predict", self.eval_batch_size)
 
-    def _loader(
-        self, split: str, batch_size: int, shuffle: bool = False, limit: int | None = None
-    ) -> DataLoader[Batch]:
+    def chosen(self, part: str) -> list[CaptionedImage]:
+        """The images of `train`, `val`, `test` or `predict`, as far as the command that runs takes them.
+
+        Raises:
+            UserError: there are none.
+        """
+        split = self.predict_split if part == "predict" else part
         images = self.captions.split(split)
         if not images:
             raise UserError(f"{type(self).__name__} has no image in the split {split!r}.")
-        if limit is not None and limit < len(images):
-            images = random.Random(0).sample(images, limit)
+        if part == "val" and self._fitting() and self.fit_val_images and self.fit_val_images < len(images):
+            return random.Random(0).sample(images, self.fit_val_images)
+        return images
+
+    def _fitting(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == "fit"
+
+    def _loader(self, part: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+        images = self.chosen(part)
         assert self.trainer is not None
         captioner = self.trainer.lightning_module
         assert isinstance(captioner, Captioner)
         assert captioner.vocabulary is not None
-        learns = self.trainer.state.fn == "fit" and captioner.encoder_learns(self.trainer.current_epoch)
-        store = None if learns else self._store(captioner, split)
-        augment = learns and split == "train"
+        learns = self._fitting() and captioner.encoder_learns(self.trainer.current_epoch)
+        store = None if learns else self._store(captioner, images[0].split)
+        augment = learns and part == "train"
         encoder = captioner.encoder
         dataset: Dataset[Any] = OpenedImages(images, encoder.train_transform if augment else encoder.transform)
         if store:
