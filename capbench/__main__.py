@@ -11,6 +11,7 @@ COMMANDS = {
     "test": ("capbench.cli", "caption and score the test split"),
     "predict": ("capbench.cli", "caption a split, without scores"),
     "data": ("capbench.commands.data", "look at the captioned images that a folder or the Hub holds"),
+    "score": ("capbench.commands.score", "score anybody's captions"),
     "caption": ("capbench.commands.caption", "caption image files"),
 }
 

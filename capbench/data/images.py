@@ -9,7 +9,7 @@ from capbench.data import hub, karpathy, original, table
 from capbench.data.captions import CaptionSet
 from capbench.data.folder import Folder
 from capbench.data.module import CaptionData
-from capbench.data.rows import Source, gather
+from capbench.data.rows import Source, gather, references
 from capbench.data.table import Columns
 from capbench.errors import UserError
 
@@ -93,6 +93,17 @@ class Images(CaptionData):
     def find(self) -> CaptionSet:
         """All that is there, however much is missing."""
         return gather(self._source(), self.shares, self.split_seed)
+
+    def references(self, split: str, draw: bool = True) -> tuple[dict[str, tuple[str, ...]], str]:
+        """The captions of a split's images, whether the images are there or not, and what they were read from.
+
+        Where the source has no splits they are drawn, or else all images are taken.
+
+        Raises:
+            UserError: nothing found, or a line that cannot be read.
+        """
+        source = self._source()
+        return references(source, split, self.shares, self.split_seed, draw), source.label
 
     def _source(self) -> Source:
         if self.root is None:

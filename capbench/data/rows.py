@@ -77,11 +77,8 @@ def gather(source: Source, shares: Sequence[float] | None, seed: int) -> Caption
         UserError: an image in two splits, a split of unknown name, splits that cannot be taken, or no image that
             is there.
     """
-    if source.lacks and shares is None:
-        raise UserError(f"{source.label} lacks {source.lacks}: add it, or draw splits with --data.shares.")
-    rows = source.rows if shares is None else (row._replace(split=None) for row in source.rows)
-    entries, left_out = _group(rows)
-    if not any(entry.split for entry in entries.values()):
+    entries, left_out = _entries(source, shares)
+    if not _has_splits(entries):
         _draw(entries, DEFAULT_SHARES if shares is None else shares, seed)
     names = [name for name, entry in entries.items() if entry.split]
     if not names:
@@ -103,6 +100,43 @@ def gather(source: Source, shares: Sequence[float] | None, seed: int) -> Caption
             f"{missing[names[0]]}): put the folder with the images under --data.root too."
         )
     return CaptionSet(images, source.label, missing, left_out)
+
+
+def references(
+    source: Source, split: str, shares: Sequence[float] | None, seed: int, draw: bool
+) -> dict[str, tuple[str, ...]]:
+    """The captions of a split's images by their names, whether the images are there or not.
+
+    Args:
+        source: the rows.
+        split: one of `SPLITS`.
+        shares: see `gather`.
+        seed: see `gather`.
+        draw: whether splits are drawn, as `gather` does, where there are none; otherwise all images are taken.
+
+    Raises:
+        UserError: an image in two splits, a split of unknown name, splits that cannot be taken, or no image in this
+            one.
+    """
+    entries, _ = _entries(source, shares)
+    if shares is not None or (draw and not _has_splits(entries)):
+        _draw(entries, DEFAULT_SHARES if shares is None else shares, seed)
+    chosen = split if _has_splits(entries) else None
+    found = {name: tuple(entry.captions) for name, entry in entries.items() if entry.captions and entry.split == chosen}
+    if not found:
+        raise UserError(f"{source.label} has no image with captions in the split {split!r}.")
+    return found
+
+
+def _entries(source: Source, shares: Sequence[float] | None) -> tuple[dict[str, _Entry], list[str]]:
+    """Entries by image name, in the source's own splits unless others will be drawn; and where captions lack words."""
+    if source.lacks and shares is None:
+        raise UserError(f"{source.label} lacks {source.lacks}: add it, or draw splits with --data.shares.")
+    return _group(source.rows if shares is None else (row._replace(split=None) for row in source.rows))
+
+
+def _has_splits(entries: dict[str, _Entry]) -> bool:
+    return any(entry.split for entry in entries.values())
 
 
 def _group(rows: Iterable[Row]) -> tuple[dict[str, _Entry], list[str]]:

@@ -12,8 +12,8 @@ from torchmetrics.utilities import dim_zero_cat
 class GeneratedCaptions(Metric):
     """Captions by image id, gathered from all processes when computed; an image that two had counts once.
 
-    The state is a list of tensors of bytes: a JSON line for each image id and caption. It begins with an empty one, so that
-    a process without an image has something to be gathered too.
+    The state is a list of tensors of bytes: a JSON line for each image id and caption. It begins with an empty one, so
+    that a process without an image has something to be gathered too.
     """
 
     full_state_update = False
