@@ -1,5 +1,6 @@
 """`python -m capbench COMMAND`."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has read enough; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

@@ -95,6 +95,13 @@ class Captioner(L.LightningModule):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        rates = (lr, lr if encoder_lr is None else encoder_lr)
+        if min(rates) <= 0 or weight_decay < 0 or not (0 <= warmup <= 1 and 0 <= label_smoothing <= 1) or fit_beam < 1:
+            raise UserError(
+                "--model.lr and encoder_lr must be above 0, weight_decay at least 0, warmup and label_smoothing from 0 "
+                f"to 1 and fit_beam at least 1, but they are {lr}, {encoder_lr}, {weight_decay}, {warmup}, "
+                f"{label_smoothing} and {fit_beam}."
+            )
         self.save_hyperparameters(
             {
                 "encoder": to_plain(encoder),
@@ -138,8 +145,8 @@ class Captioner(L.LightningModule):
         Word vectors are not read again for a checkpoint, which brings its own.
 
         Raises:
-            UserError: fine-tuning of an encoder that is not frozen or of stages that it does not have, or
-                augmentation for one that never learns.
+            UserError: fine-tuning of an encoder that is not frozen or of stages that it does not have, or settings
+                for the training of one that never learns.
         """
         self.vocabulary = vocabulary
         self.encoder = self.make_encoder(part_class(self.make_decoder).needs, saved)
@@ -151,10 +158,15 @@ class Captioner(L.LightningModule):
                     "--model.encoder.frozen=true, or leave it out to train the whole encoder from the start."
                 )
             self.encoder.prepare_finetuning(self.finetune_stages)
-        if self.learns_from is None and self.encoder.train_transform is not self.encoder.transform:
+        in_vain = {
+            "--model.encoder_lr": self.encoder_lr is not None and self.learns_from is None,
+            "--model.finetune_stages": self.finetune_stages is not None and self.finetune_from is None,
+            "augmentation": self.encoder.train_transform is not self.encoder.transform and self.learns_from is None,
+        }
+        if any(in_vain.values()):
             raise UserError(
-                "The encoder's augmentation changes nothing while it is frozen: let it learn with "
-                "--model.finetune_from=EPOCH, or leave the augmentation out."
+                f"{' and '.join(name for name, vain in in_vain.items() if vain)} would change nothing, since the "
+                "encoder never learns: say from when on with --model.finetune_from=EPOCH, or leave it out."
             )
         self.decoder = self.make_decoder(self.encoder.shape, len(vocabulary))
         if self.glove and saved is None:
@@ -171,9 +183,18 @@ class Captioner(L.LightningModule):
         return self.learns_from is not None and epoch >= self.learns_from
 
     def setup(self, stage: str) -> None:
-        """Have the data's loaders made anew each epoch where stored features give way to pictures on the way."""
+        """Have the data's loaders made anew each epoch where stored features give way to pictures on the way.
+
+        Raises:
+            UserError: training ends before the epoch from which the encoder learns.
+        """
         if stage == "fit" and self.finetune_from:
             trainer: Any = self.trainer
+            if self.finetune_from >= (trainer.max_epochs or -1) > 0:
+                raise UserError(
+                    f"--model.finetune_from={self.finetune_from} never comes, since epochs are counted from 0 and "
+                    f"--trainer.max_epochs is {trainer.max_epochs}."
+                )
             trainer.reload_dataloaders_every_n_epochs = 1
             if isinstance(trainer.strategy, DDPStrategy):
                 trainer.strategy._ddp_kwargs["find_unused_parameters"] = True

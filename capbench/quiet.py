@@ -31,6 +31,7 @@ def be_quiet() -> None:
         return f"capbench: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = format_warning
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt where there is no network
     unneeded = re.compile(r"💡|.PU available|Seed set|Loading `train_dataloader` to estimate")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(lambda record: not unneeded.match(record.getMessage()))

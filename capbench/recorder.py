@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Recorder(L.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         if trainer.state.fn != "fit":
-            self.keep_captions(pl_module, "val")
+            self.keep_captions(trainer, pl_module, "val")
             return
         self.append_row(trainer)
         kept = self.folder.result().get("scores", {}).get("val", {})
@@ -97,7 +98,7 @@ class Recorder(L.Callback):
         """Keep captions and scores."""
         assert isinstance(pl_module, Captioner)
         if trainer.is_global_zero:
-            self.keep_captions(pl_module, "test")
+            self.keep_captions(trainer, pl_module, "test")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the captions."""
@@ -147,9 +148,17 @@ class Recorder(L.Callback):
         scores[split] = found.corpus | {"images": len(captioner.captions[split]), "missing": found.missing} | more
         self.folder.update_result(scores=scores)
 
-    def keep_captions(self, captioner: Captioner, split: str) -> None:
-        """Write a split's captions with references and scores per image, and its scores."""
-        per_image, references = captioner.scores[split].per_image, captioner.references[split]
+    def keep_captions(self, trainer: L.Trainer, captioner: Captioner, split: str) -> None:
+        """Write a split's captions with references and scores per image, its scores, and what data they are of."""
+        data = trainer.datamodule.captions  # type: ignore[attr-defined]
+        trained_on = self.folder.result().get("data", {}).get("fingerprint")
+        if trained_on not in (None, data.fingerprint()):
+            warnings.warn(
+                f"These are other images, captions or splits than {self.folder.path} was trained on: some may have "
+                f"been trained with, and its scores and captions of {split} are those of {data.source} now.",
+                stacklevel=2,
+            )
+        found, references = captioner.scores[split], captioner.references[split]
         write_jsonl(
             self.folder.captions(split),
             (
@@ -157,12 +166,18 @@ class Recorder(L.Callback):
                     "image_id": image,
                     "caption": caption,
                     "references": references[image],
-                    "scores": per_image[image],
+                    "scores": found.per_image[image],
+                    "statistics": found.statistics[image],
                 }
                 for image, caption in captioner.captions[split].items()
             ),
         )
-        self.keep_scores(split, captioner, search=captioner.hparams["search"])
+        self.keep_scores(
+            split,
+            captioner,
+            search=captioner.hparams["search"],
+            data={"source": data.source, "fingerprint": data.fingerprint()},
+        )
 
     def facts(self, trainer: L.Trainer, captioner: L.LightningModule) -> dict[str, Any]:
         """What is known before training."""

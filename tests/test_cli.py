@@ -577,3 +577,22 @@ def test_a_run_that_came_to_nothing_leaves_its_name(empty_folder: Path) -> None:
     assert run("fit", *TINY, "--name=again") == 0
     assert result(empty_folder / "runs" / "again")["status"] == "finished"
     assert [folder.name for folder in (empty_folder / "runs").iterdir()] == ["again"]
+
+
+def test_scores_on_other_data_say_so(run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoint = run_folder / "checkpoints" / "best.ckpt"
+    assert run("test", f"--ckpt_path={checkpoint}") == 0
+    assert "other images" not in capfd.readouterr().err
+    same = result(run_folder)["scores"]["test"]["data"]
+    assert same == {"source": "Shapes", "fingerprint": result(run_folder)["data"]["fingerprint"]}
+    with pytest.warns(UserWarning, match="other images, captions or splits than .* was trained on"):
+        assert run("test", f"--ckpt_path={checkpoint}", "--data.seed=7") == 0
+    assert result(run_folder)["scores"]["test"]["data"] != same
+
+
+def test_a_reader_that_has_read_enough(tmp_path: Path) -> None:
+    flickr8k = make_flickr8k(tmp_path / "flickr8k")
+    command = f"{sys.executable} -m capbench data --root {flickr8k} --sheet {tmp_path / 'sheet.png'} | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Source: Flickr8k's original text")
+    assert "Traceback" not in done.stderr

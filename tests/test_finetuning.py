@@ -153,10 +153,32 @@ def test_an_encoder_that_is_not_frozen_is_not_fine_tuned(tmp_path: Path) -> None
             captioner.build(data.vocabulary())
 
 
-def test_augmentation_that_would_change_nothing_is_refused() -> None:
-    captioner = Captioner(encoder=partial(TimmEncoder, name="test_resnet", pretrained=False, flip=0.5))
-    with pytest.raises(UserError, match=r"augmentation changes nothing .*--model\.finetune_from"):
+@pytest.mark.parametrize(
+    ("encoder", "options", "name"),
+    [
+        ({"flip": 0.5}, {}, "augmentation"),
+        ({}, {"encoder_lr": 0.1}, "--model.encoder_lr"),
+        ({}, {"finetune_stages": 1}, "--model.finetune_stages"),
+        ({"frozen": False}, {"finetune_stages": 1}, "--model.finetune_stages"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(encoder: dict[str, Any], options: dict[str, Any], name: str) -> None:
+    captioner = Captioner(encoder=partial(TimmEncoder, name="test_resnet", pretrained=False, **encoder), **options)
+    with pytest.raises(UserError, match=rf"{name} would change nothing.*--model\.finetune_from"):
         captioner.build(Vocabulary(["dog"]))
+
+
+def test_an_epoch_that_never_comes(fit: Callable[..., Watched]) -> None:
+    with pytest.raises(UserError, match=r"finetune_from=2 never comes.*max_epochs is 2"):
+        fit(finetune_from=2, epochs=2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"lr": -1}, {"lr": 0}, {"encoder_lr": -1}, {"weight_decay": -1}, {"warmup": 5}, {"label_smoothing": 2}]
+)
+def test_numbers_that_make_no_training(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="must be above 0"):
+        Captioner(**options)
 
 
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

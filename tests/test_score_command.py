@@ -110,12 +110,42 @@ def test_references_of_a_data_folder_and_of_the_captions_own_file(tmp_path: Path
 def test_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     score(write("c.json", CAPTIONS), f"--references={write('r.json', REFERENCES)}")
     told = capsys.readouterr().out
-    names, values = told.splitlines()[2:4]
+    names, values, low, high = told.splitlines()[2:6]
     bleu1 = score_captions(CAPTIONS, REFERENCES).corpus["bleu1"]
     assert names.split() == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D"]
-    assert values.split()[0] == f"{bleu1:.4f}"
-    assert values.split()[4] == "-"
+    assert values.split()[:2] == ["c", f"{bleu1:.4f}"]
+    assert values.split()[5] == "-"
+    assert low.split()[0] == "from"
+    assert high.split()[0] == "to"
+    assert float(low.split()[1]) <= bleu1 <= float(high.split()[1])
     assert "3 of 3 images" in told
+
+
+def test_several_systems_and_people(capsys: pytest.CaptureFixture[str]) -> None:
+    references = {f"{n}.jpg": [f"a dog runs {n}", f"the dog {n} is running", f"dog number {n}"] for n in range(30)}
+    good = write("good.json", {image: texts[0] for image, texts in references.items()})
+    bad = write("bad.json", dict.fromkeys(references, "two cats sleep"))
+    file = write("r.json", references)
+    assert run("score", "--captions", good, bad, f"--references={file}", "--no-java") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    differences = next(line for line in lines if line[:3] == ["bad", "-", "good"])
+    assert float(differences[3]) == pytest.approx(-1, abs=1e-3)
+    p_values = lines[lines.index(differences) + 1]
+    assert float(p_values[1]) == pytest.approx(6 / 1001, abs=1e-4)  # six scores: Holm's smallest
+    assert Path("good-scores.jsonl").is_file()
+    assert json.loads(Path("bad-scores.json").read_text())["intervals"]["bleu1"][1] < 0.01
+
+    assert run("score", "--captions", good, f"--references={file}", "--no-java", "--human") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    people = next(line for line in lines if line[:1] == ["people"])
+    left_out = [
+        score_captions(
+            {image: texts[k] for image, texts in references.items()},
+            {image: texts[:k] + texts[k + 1 :] for image, texts in references.items()},
+        ).corpus["bleu1"]
+        for k in range(3)
+    ]
+    assert float(people[1]) == pytest.approx(sum(left_out) / 3, abs=1e-4)
 
 
 FAULTS = {

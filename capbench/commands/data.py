@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from statistics import mean, median
 
@@ -84,7 +85,7 @@ def _print_words(captions: CaptionSet, min_count: int) -> None:
             known = sum(word in kept for sentence in sentences for word in sentence) / sum(lengths)
             print(
                 f"  {split:6} captions of {lengths[0]} to {lengths[-1]} words, mean {mean(lengths):.1f}, median "
-                f"{median(lengths):.0f}, 95 % up to {lengths[int(0.95 * (len(lengths) - 1))]}; "
+                f"{median(lengths):.0f}, 95 % up to {lengths[ceil(0.95 * len(lengths)) - 1]}; "
                 f"{known:.2%} of the words are in the vocabulary"
             )
     texts = [(image.id, caption) for image in captions for caption in image.references]

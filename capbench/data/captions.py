@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -59,10 +59,14 @@ class CaptionSet:
         return [image for image in self.images if image.split == name]
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits of ids, splits and references: equal on every machine that holds the same data."""
+        """Sixteen hex digits of names, splits and references: equal on every machine that holds the same data.
+
+        Folders in a name do not count, since sources differ in them.
+        """
         digest = hashlib.sha256()
-        for image in sorted(self.images, key=lambda image: image.id):
-            digest.update(repr((image.id, image.split, image.references)).encode())
+        rows = ((PurePath(image.id).name, image.split, image.references) for image in self.images)
+        for row in sorted(rows):
+            digest.update(repr(row).encode())
         return digest.hexdigest()[:16]
 
 
@@ -80,10 +84,17 @@ def open_image(path: Path) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent, turned as its EXIF data says."""
+    """The picture in RGB, on white where it is transparent, turned as its EXIF data says.
+
+    Raises:
+        ValueError: nothing says which of its values is white.
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, of which `convert` would make white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # more than 8 bits of grey, of which `convert` would make white
+        grey = np.asarray(image)
+        image = Image.fromarray((grey if grey.max() < 256 else grey >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

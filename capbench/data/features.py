@@ -34,9 +34,16 @@ class OpenedImages(Dataset[tuple[CaptionedImage, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[CaptionedImage, Tensor]:
-        """An image and its picture."""
+        """An image and its picture.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         image = self.images[index]
-        return image, self.transform(image.open())
+        try:
+            return image, self.transform(image.open())
+        except UserError as error:
+            raise UserError(f"{error} Repair it or take it out; `python -m capbench data` lists all such.") from error
 
 
 class FeatureStore:

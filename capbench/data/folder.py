@@ -47,21 +47,25 @@ class Folder:
         Where it says none, that in the folder with most of the names.
 
         Raises:
-            UserError: two names have the same file.
+            UserError: two names have the same file, or two different files may be meant by a name.
         """
         holds = Counter(path.parent for name in names for path in self.files.get(_parts(name)[-1], []))
         name_of: dict[Path, str] = {}
 
         def find(name: str) -> Picture | None:
             parts = _parts(name)
-            paths = self.files.get(parts[-1], [])
-            for path in sorted(paths, key=lambda path: (-_common_end(path.parts, parts), -holds[path.parent])):
-                if path.is_file():
-                    if (other := name_of.setdefault(path, name)) != name:
-                        raise UserError(f"{other} and {name} have the same file, {path}: an image has one name.")
-                    stat = path.stat()
-                    return Picture(partial(open_image, path), f"{stat.st_size}-{stat.st_mtime_ns}")
-            return None
+            paths = [path for path in self.files.get(parts[-1], []) if path.is_file()]
+            if not paths:
+                return None
+            fits = {path: (_common_end(path.parts, parts), holds[path.parent]) for path in paths}
+            path = max(paths, key=lambda path: fits[path])
+            stat = path.stat()
+            for rival in paths:
+                if fits[rival] == fits[path] and rival.stat().st_size != stat.st_size:
+                    raise UserError(f"{name} may be {path} or {rival}: say which, with its folder before its name.")
+            if (other := name_of.setdefault(path, name)) != name:
+                raise UserError(f"{other} and {name} have the same file, {path}: an image has one name.")
+            return Picture(partial(open_image, path), f"{stat.st_size}-{stat.st_mtime_ns}")
 
         return find
 

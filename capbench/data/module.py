@@ -68,8 +68,10 @@ class CaptionData(L.LightningDataModule, ABC):
             UserError: sizes that are none.
         """
         sizes = (self.batch_size, self.eval_batch_size, self.fit_val_images)
-        if any(size is not None and size < 1 for size in sizes):
-            raise UserError("--data.batch_size, eval_batch_size and fit_val_images must be at least 1.")
+        if any(size is not None and size < 1 for size in sizes) or self.num_workers < 0:
+            raise UserError(
+                "--data.batch_size, eval_batch_size and fit_val_images must be at least 1, and num_workers at least 0."
+            )
         if not len(self.captions):
             self.captions = self.read()
 

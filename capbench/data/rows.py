@@ -174,6 +174,10 @@ def _draw(entries: dict[str, _Entry], shares: Sequence[float], seed: int) -> Non
     val, test = shares[1:] if len(shares) == 3 else (0, shares[1])
     names = sorted(name for name, entry in entries.items() if entry.captions)
     random.Random(seed).shuffle(names)
-    first, second = round(test * len(names)), round((test + val) * len(names))
+    count = len(names)
+    first, second = round(test * count), round((test + val) * count)
+    if count >= len(SPLITS):  # a share above 0 has an image, however small it is
+        first = min(max(first, test > 0), count - 1 - (val > 0))
+        second = min(max(second, first + (val > 0)), count - 1)
     for place, name in enumerate(names):
         entries[name].split = "test" if place < first else "val" if place < second else "train"

@@ -42,11 +42,15 @@ class CaptionScores:
     Attributes:
         corpus: the scores of all captions together. BLEU's and METEOR's are not the means of their scores per image.
         per_image: image id -> the scores of its caption; CIDEr-D's n-gram weights are those of the whole corpus.
+        statistics: image id -> the counts that BLEU and METEOR add up over images before they divide. `bleu`, 10: the
+            words of the caption, and of the reference closest in length; the caption's n-grams of 1 to 4 words; how
+            many of each a reference has. `meteor`, 23, where Java has run: see `Meteor.scores`.
         missing: name of a score that was asked for and is not there -> the reason, a sentence.
     """
 
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
+    statistics: dict[str, dict[str, list[int]]]
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,7 +76,7 @@ class Scorer:
         self._ids = sorted(references)
         self._words = [sorted(filter(None, map(_normalise, references[image]))) for image in self._ids]
         wordless = [image for image, words in zip(self._ids, self._words, strict=True) if not words]
-        _refuse_any(wordless, "have no reference with a word in it")
+        refuse_any(wordless, "have no reference with a word in it")
 
     def __call__(self, captions: Mapping[str, str]) -> CaptionScores:
         """The scores of one caption for each image, as people or captioners wrote them.
@@ -84,24 +88,30 @@ class Scorer:
         Raises:
             UserError: if the captions' ids are not those of the references.
         """
-        _refuse_any(self.references.keys() - captions.keys(), "have references but no caption")
-        _refuse_any(captions.keys() - self.references.keys(), "have a caption but no references")
+        refuse_any(self.references.keys() - captions.keys(), "have references but no caption")
+        refuse_any(captions.keys() - self.references.keys(), "have a caption but no references")
         words, references = [_normalise(captions[image]) for image in self._ids], self._as_they_are
         scores: dict[str, _Score] = {}
+        statistics: dict[str, list[list[int]]] = {}
         missing: dict[str, str] = {}
         if self.java:
             try:
                 METEOR.start()  # it loads while the tokeniser runs
                 words, references = ptb_tokenise(words), self._after_ptb
-                scores["meteor"] = METEOR.scores(words, references.words)
+                corpus, per_image, statistics["meteor"] = METEOR.scores(words, references.words)
+                scores["meteor"] = corpus, per_image
             except JavaFailed as failed:
                 missing["meteor"] = str(failed)
                 _warn_once(str(failed))
-        scores |= references.scores(words)
+        found, statistics["bleu"] = references.scores(words)
+        scores |= found
         names = [name for name in NAMES if name in scores]
         return CaptionScores(
             corpus={name: scores[name][0] for name in names},
             per_image={image: {name: scores[name][1][i] for name in names} for i, image in enumerate(self._ids)},
+            statistics={
+                image: {name: statistics[name][i] for name in sorted(statistics)} for i, image in enumerate(self._ids)
+            },
             missing=missing,
         )
 
@@ -143,12 +153,20 @@ class _References:
             self._bleu.cook_append(None, image)
         self._rouge_l, self._cider_d = RougeL(words), CiderD(words)
 
-    def scores(self, captions: list[str]) -> dict[str, _Score]:
-        bleu = zip(*self._bleu.copy().retest(captions).compute_score(option="closest"), strict=True)
-        return {f"bleu{n}": score for n, score in enumerate(bleu, start=1)} | {
+    def scores(self, captions: list[str]) -> tuple[dict[str, _Score], list[list[int]]]:
+        """The scores, and each image's counts for BLEU."""
+        scorer = self._bleu.copy().retest(captions)
+        bleu = zip(*scorer.compute_score(option="closest"), strict=True)
+        scores = {f"bleu{n}": score for n, score in enumerate(bleu, start=1)} | {
             "rouge_l": _with_mean(self._rouge_l.scores(captions)),
             "cider_d": _with_mean(self._cider_d.scores(captions)),
         }
+        counts = []
+        for image in scorer.ctest:
+            length = image["testlen"]
+            closest = scorer._single_reflen(image["reflen"], "closest", length)
+            counts.append([length, closest, *image["guess"], *image["correct"]])
+        return scores, counts
 
 
 def _with_mean(per_image: list[float]) -> _Score:
@@ -162,12 +180,13 @@ def _normalise(caption: str) -> str:
     return " ".join(_PARTED_BY_PTB.get(word, word) for word in tokenise(caption))
 
 
-def _refuse_any(images: Collection[str], fault: str) -> None:
+def refuse_any(
+    images: Collection[str], fault: str, remedy: str = "give each image one caption and its references"
+) -> None:
+    """Raises a UserError that counts and names the images, unless there are none."""
     if images:
         first = ", ".join(sorted(images)[:3]) + (", ..." if len(images) > 3 else "")
-        raise UserError(
-            f"{len(images)} of the images to score {fault} ({first}): give each image one caption and its references."
-        )
+        raise UserError(f"{len(images)} of the images to score {fault} ({first}): {remedy}.")
 
 
 _warned = False

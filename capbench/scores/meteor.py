@@ -43,10 +43,14 @@ class Meteor:
         with self._lock:
             self._running()
 
-    def scores(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-        """The score of all captions together, which is not the mean, and of each; 0 to 1.
+    def scores(
+        self, captions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> tuple[float, list[float], list[list[int]]]:
+        """The score of all captions together, which is not the mean, and of each; 0 to 1. And each one's statistics.
 
-        Of a caption, and of a reference, the first `LONGEST` words count.
+        Of a caption, and of a reference, the first `LONGEST` words count. The statistics are METEOR's own 23 counts, of
+        caption and reference in turns: words; function words; for each way to match (equal, stem, synonym, paraphrase)
+        content words and function words that match so; then chunks; and all words that match.
 
         Args:
             captions: for each image its caption: words separated by spaces, without line breaks or `|||`.
@@ -61,18 +65,18 @@ class Meteor:
             watchdog.daemon = True
             watchdog.start()
             try:
-                statistics = []
+                answers = []
                 for caption, others in zip(captions, references, strict=True):
                     java.send("SCORE", *map(_shortened, [*others, caption]))
-                    statistics.append(" ".join(java.answer(_STATISTICS)))
-                java.send("EVAL", *statistics)
+                    answers.append(java.answer(_STATISTICS))
+                java.send("EVAL", *map(" ".join, answers))
                 *per_image, corpus = [float(java.answer(1)[0]) for _ in range(len(captions) + 1)]
             except BaseException:
                 self.close()  # an answer that nobody waits for would be taken for the next caption's
                 raise
             finally:
                 watchdog.cancel()
-        return corpus, per_image
+        return corpus, per_image, [[int(float(count)) for count in answer] for answer in answers]
 
     def close(self) -> None:
         """End Java, if it runs."""

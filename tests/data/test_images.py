@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from capbench.data import Images
 from capbench.data.captions import SPLITS, CaptionSet
@@ -365,3 +366,15 @@ def test_the_real_flickr8k(tmp_path: Path) -> None:
         kaggle = Images(tmp_path, shares=[0.9, 0.1]).read()
     assert references(kaggle) == references(data.captions)
     assert Counter(splits(kaggle).values()) == {"train": 7996 - 800, "test": 800}
+
+
+def test_a_name_of_two_different_files(tmp_path: Path) -> None:
+    for folder, size in (("a", 32), ("b", 48)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (size, size), "red").save(tmp_path / folder / "x.png")
+    (tmp_path / "mine.csv").write_text("image,caption\nx.png,a red square\n")
+    with pytest.raises(UserError, match=r"x\.png may be .*a/x\.png or .*b/x\.png: say which"):
+        Images(tmp_path, shares=[1, 0]).read()
+    (tmp_path / "mine.csv").write_text("image,caption\nb/x.png,a red square\n")
+    (image,) = Images(tmp_path, shares=[1, 0]).read()
+    assert image.open().size == (48, 48)

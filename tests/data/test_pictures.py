@@ -79,6 +79,7 @@ def plain(image: Image.Image) -> Callable[[Path], None]:
         ("transparent palette.gif", palette(transparent=True), RED, WHITE),
         ("grey.png", of_16_bits(np.uint16), (0, 0, 0), GREY),
         ("grey.tif", of_16_bits(np.int32), (0, 0, 0), GREY),
+        ("grey of 8 bits.tif", plain(halves("I", 0, 128)), (0, 0, 0), GREY),
         *((f"turned by {number}.jpg", turned(number), RED, GREY) for number in (2, 3, 6, 8)),
     ],
 )
@@ -131,4 +132,7 @@ def test_training_stops_with_its_name(
     assert run("fit", *options, *TINY_ENCODER, *TINY_MERGE, *QUICK) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error
-    assert re.search(rf"^capbench: {re.escape(str(image))} cannot be read as an image \([^\n]*\)\.\n\Z", error, re.M)
+    assert re.search(
+        rf"^capbench: {re.escape(str(image))} cannot be read as an image \([^\n]*\)\. Repair it", error, re.M
+    )
+    assert error.endswith("lists all such.\n")

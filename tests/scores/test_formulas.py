@@ -1,49 +1,17 @@
 """What is cached or rewritten gives what the plain scorers of pycocoevalcap give, which are called here as they are."""
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import example, given
-from hypothesis import strategies as st
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
-from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from capbench.scores import NAMES, Scorer, score_captions
+from capbench.scores import Scorer, score_captions
 from capbench.scores.captions import _normalise
 from capbench.scores.ptb import ptb_tokenise
 from capbench.text import tokenise
-
-# Few words, so that they meet; some that other tokenisers would part or join.
-words = st.sampled_from(["a", "b", "c", "d", "dog", "n't", "#", "&", "1", "_", "é", "cannot"])
-sentences = st.lists(words, max_size=12).map(" ".join)
-images = st.lists(
-    st.tuples(sentences, st.lists(sentences.filter(bool), min_size=1, max_size=4)), min_size=1, max_size=6
-)
-Images = list[tuple[str, list[str]]]
-
-
-def plain_scores(captions: dict[str, str], references: dict[str, list[str]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Corpus and per-image scores by the library's own calls; words separated by spaces on both sides."""
-    candidates = {image: [caption] for image, caption in captions.items()}
-    bleu, bleu_per_image = Bleu(4).compute_score(references, candidates, verbose=0)
-    rouge, rouge_per_image = Rouge().compute_score(references, candidates)
-    cider, cider_per_image = Cider().compute_score(references, candidates)
-    names = [name for name in NAMES if name != "meteor"]
-    rows = zip(*bleu_per_image, rouge_per_image, cider_per_image, strict=True)
-    corpus = dict(zip(names, (*bleu, rouge, cider), strict=True))
-    return corpus, {image: dict(zip(names, row, strict=True)) for image, row in zip(captions, rows, strict=True)}
-
-
-def named(pairs: Images) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Captions and references by image id, in the order of their ids, the references in theirs."""
-    return (
-        {f"{i}": caption for i, (caption, _) in enumerate(pairs)},
-        {f"{i}": sorted(map(_normalise, references)) for i, (_, references) in enumerate(pairs)},
-    )
+from tests.scores.plain import Images, images, named, plain_scores
 
 
 @given(images, images)
