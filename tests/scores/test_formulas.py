@@ -1,7 +1,9 @@
 """What is cached or rewritten gives what the plain scorers of pycocoevalcap give, which are called here as they are."""
 
 import random
+from pathlib import Path
 
+import pycocoevalcap.meteor
 import pytest
 from hypothesis import example, given
 from pycocoevalcap.meteor.meteor import Meteor
@@ -39,6 +41,8 @@ def random_captions(references: dict[str, list[str]], count: int) -> tuple[dict[
 
 def test_with_java_all_scores_are_those_of_coco_caption(flickr8k: dict[str, list[str]], java: str) -> None:
     """Its tokeniser and its METEOR, run as it runs them, on normalised captions."""
+    if " " in str(Path(pycocoevalcap.meteor.__path__[0])):
+        pytest.skip("pycocoevalcap's METEOR is NOT compared with: it fails, and hangs, in a path with a space")
     captions, references = random_captions(flickr8k, 100)
     sides: list[dict[str, list[str]]] = []
     for side in ({image: [caption] for image, caption in captions.items()}, references):
