@@ -18,7 +18,8 @@ from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.glove import initialise
 from capbench.parts import from_plain, part_class, to_plain
-from capbench.scores import CaptionScores, GeneratedCaptions, Scorer
+from capbench.scores import CaptionScores, Scorer
+from capbench.scores.generated import GeneratedCaptions
 from capbench.search import Found, Search, search
 from capbench.text import Vocabulary
 

@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from capbench.scores import GeneratedCaptions
+from capbench.scores.generated import GeneratedCaptions
 from tests.support import QUIET, TINY, result
 
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")

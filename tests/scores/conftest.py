@@ -25,7 +25,6 @@ NAMES_IN_FILE = {
 
 # Stands for both programs: PTB gives back what it gets, METEOR's score of a caption is the number of its words.
 FAKE_JAVA = """\
-#!{python} -ES
 import os, sys, time
 if "-jar" not in sys.argv:
     print("[0.008s][warning][os] a log of Java's own", sys.stdin.read(), sep="\\n", end="")
@@ -95,8 +94,9 @@ def fake_java(own_meteor: Meteor, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Puts a fake Java on PATH that plays a trick for each line `line`, the `number`-th from 0, before it answers."""
 
     def install(trick: str) -> Meteor:
-        program = tmp_path / "java"
-        program.write_text(FAKE_JAVA.format(python=sys.executable, trick=indent(dedent(trick), "    ")))
+        program, script = tmp_path / "java", tmp_path / "java.py"
+        script.write_text(FAKE_JAVA.format(trick=indent(dedent(trick), "    ")))
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -ES "{script}" "$@"\n')  # a path may have spaces
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         return own_meteor
