@@ -29,8 +29,11 @@ def java_command(*arguments: str) -> list[str]:
 
 
 def java_environment() -> Mapping[str, str]:
-    """Ours, without what would change the options above or let Java write lines of its own."""
-    return {name: value for name, value in os.environ.items() if name not in _READ_BY_JAVA}
+    """Ours, without what would change the options above or let Java write lines of its own.
+
+    In a locale that the machine does not have, Java opens no file in a path with other letters than ASCII's.
+    """
+    return {name: os.environ[name] for name in os.environ.keys() - _READ_BY_JAVA} | {"LC_ALL": "C.UTF-8"}
 
 
 def failure(program: str, what: str, errors: str = "") -> JavaFailed:
