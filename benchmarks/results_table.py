@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from capbench.scores import NAMES
+from capbench.scores import columns
 
 CAPTIONS = 10
 
@@ -18,14 +18,15 @@ def main(folders: list[Path]) -> None:
     """Print the tables."""
     results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
     captions = [read_captions(folder) for folder in folders]
-    header = ["decoder", *NAMES.values(), "different captions", "trained parameters", "epochs", "seconds of fit"]
+    scores = columns(*(result["scores"]["test"] for result in results))
+    header = ["decoder", *scores.values(), "different captions", "trained parameters", "epochs", "seconds of fit"]
     print_row(header)
     print_row(["---"] * len(header))
     for result, run in zip(results, captions, strict=True):
         test = result["scores"]["test"]
         print_row(
             [name(result)]
-            + [f"{test[key]:.4f}" if key in test else "-" for key in NAMES]
+            + [f"{test[key]:.4f}" if key in test else "-" for key in scores]
             + [len({row["caption"] for row in run.values()})]
             + [f"{result['trained_parameters']:,}", result["epochs"], round(result["wall_seconds"])]
         )

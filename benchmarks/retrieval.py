@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from capbench.decoders import Attention, Decoder, Merge, ParInject
 from capbench.features import FeatureShape
-from capbench.retrieval import log_likelihoods
+from capbench.likelihood import log_likelihoods
 from capbench.text import Vocabulary
 
 POOLED, GRID = FeatureShape(1, 1, 1280), FeatureShape(7, 7, 1280)

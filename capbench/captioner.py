@@ -19,6 +19,7 @@ from capbench.features import FeatureShape
 from capbench.glove import initialise
 from capbench.parts import from_plain, part_class, to_plain
 from capbench.scores import CaptionScores, Scorer
+from capbench.scores.diversity import diversity
 from capbench.scores.generated import GeneratedCaptions
 from capbench.search import Found, Search, search
 from capbench.text import Vocabulary
@@ -139,6 +140,7 @@ class Captioner(L.LightningModule):
         self.references: dict[str, dict[str, tuple[str, ...]]] = {}
         self.scorers: dict[str, Scorer] = {}
         self.scores: dict[str, CaptionScores] = {}
+        self.figures: dict[str, dict[str, float]] = {}
 
     def build(self, vocabulary: Vocabulary, saved: Saved | None = None) -> None:
         """Make encoder and decoder for a vocabulary; `saved` is what the encoder left in a checkpoint.
@@ -315,7 +317,7 @@ class Captioner(L.LightningModule):
         self.references[split] = {image: references[image] for image in captions}
 
     def score(self, split: str) -> None:
-        """Score what all processes generated, as one set, and log it; METEOR, which takes Java, not in training."""
+        """Score what all processes generated, as one set, and log it; what takes Java not in training."""
         self.gather(split)
         java = self.trainer.state.fn != "fit" and self.trainer.is_global_zero
         scorer = self.scorers.get(split)
@@ -324,6 +326,16 @@ class Captioner(L.LightningModule):
         self.scores[split] = scorer(self.captions[split])
         for name, value in self.scores[split].corpus.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "bleu4")
+        if self.trainer.state.fn != "fit":
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            training = (caption for image in data.captions.split("train") for caption in image.references)
+            self.keep_figures(split, diversity(self.captions[split], training, self.vocabulary))
+
+    def keep_figures(self, split: str, figures: dict[str, float]) -> None:
+        """Keep and log what is measured of a split beside its scores."""
+        self.figures.setdefault(split, {}).update(figures)
+        for name, value in figures.items():
+            self.log(f"{split}/{name}", value, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
         """The optimiser over what is to be trained, and the schedule step by step."""

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
 from capbench.errors import UserError
+from capbench.likelihood import Likelihood
 from capbench.parser import Parser
 from capbench.quiet import be_quiet
 from capbench.recorder import Recorder
@@ -44,7 +45,7 @@ class CapbenchCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run's name and the two callbacks that every fit has."""
+        """The run's name and the callbacks that every run has."""
         parser.set_defaults({"data": {"class_path": "Images"}})
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the config's.")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
@@ -56,6 +57,7 @@ class CapbenchCLI(LightningCLI):
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         patience = MONITOR | {"patience": 5, "strict": False}
         parser.set_defaults({f"early_stopping.{key}": value for key, value in patience.items()})
+        parser.add_lightning_class_args(Likelihood, "likelihood")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's own way warns of arguments that are not `sys.argv`'s."""

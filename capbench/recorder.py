@@ -175,6 +175,7 @@ class Recorder(L.Callback):
         self.keep_scores(
             split,
             captioner,
+            figures=captioner.figures[split],
             search=captioner.hparams["search"],
             data={"source": data.source, "fingerprint": data.fingerprint()},
         )

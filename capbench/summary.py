@@ -4,13 +4,16 @@ import json
 import random
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 
+from capbench.likelihood import NAMES as LIKELIHOOD
 from capbench.runs import RunFolder
-from capbench.scores import NAMES
+from capbench.scores import columns
+from capbench.scores.diversity import NAMES as DIVERSITY
 
 SAMPLES = 5
 
@@ -72,10 +75,34 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
 
 
 def print_scores(split: str, scores: dict[str, Any]) -> None:
-    """The score table."""
+    """The score table, and the figures beside it."""
     print(f"{split} ({scores['images']} images, beam {scores['search']['beam']})")
-    print("  ".join(f"{name:>7}" for name in NAMES.values()))
-    print("  ".join(f"{scores[key]:7.4f}" if key in scores else f"{'-':>7}" for key in NAMES))
+    print(table(columns(scores), {"": scores}))
+    figures = {"": scores["figures"]}
+    for titles in (DIVERSITY, LIKELIHOOD):
+        print(table(present(titles, figures), figures))
+
+
+def present(titles: Mapping[str, str], rows: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """The titles of those columns that some row has."""
+    return {column: title for column, title in titles.items() if any(column in values for values in rows.values())}
+
+
+def table(titles: Mapping[str, str], rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Lines of a table: the columns' titles, and each row's name and values, `-` where one is missing."""
+    first = max(map(len, rows)) + 2 if any(rows) else 0
+    width = {column: max(len(title), 7) for column, title in titles.items()}
+    lines = [" " * first + "  ".join(f"{title:>{width[column]}}" for column, title in titles.items())]
+    for name, values in rows.items():
+        cells = (f"{_number(values.get(column)):>{width[column]}}" for column in titles)
+        lines.append(f"{name:{first}}" + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def print_captions(folder: RunFolder, split: str) -> None:

@@ -39,11 +39,13 @@ def test_one_and_two_processes_give_the_same_captions_and_scores(tmp_path: Path)
 
     left = {}
     for devices in ((), TWO):
-        capbench(tmp_path, "test", *QUIET, *devices, "--ckpt_path=runs/tiny/checkpoints/last.ckpt")
+        checkpoint = "--ckpt_path=runs/tiny/checkpoints/last.ckpt"
+        capbench(tmp_path, "test", *QUIET, *devices, checkpoint, "--likelihood.images=5")
         captions = (folder / "captions.jsonl").read_bytes()
         assert len(captions.splitlines()) == 5
         left[devices] = (captions, json.dumps(result(folder)["scores"]["test"]))
     assert left[()] == left[TWO]
+    assert 1 <= result(folder)["scores"]["test"]["figures"]["median_rank"] <= 5
 
 
 def gather(rank: int, folder: Path) -> None:

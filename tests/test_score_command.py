@@ -115,9 +115,9 @@ def test_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert names.split() == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D"]
     assert values.split()[:2] == ["c", f"{bleu1:.4f}"]
     assert values.split()[5] == "-"
-    assert low.split()[0] == "from"
-    assert high.split()[0] == "to"
-    assert float(low.split()[1]) <= bleu1 <= float(high.split()[1])
+    assert low.split()[:2] == ["c,", "from"]
+    assert high.split()[:2] == ["c,", "to"]
+    assert float(low.split()[2]) <= bleu1 <= float(high.split()[2])
     assert "3 of 3 images" in told
 
 
@@ -131,7 +131,8 @@ def test_several_systems_and_people(capsys: pytest.CaptureFixture[str]) -> None:
     differences = next(line for line in lines if line[:3] == ["bad", "-", "good"])
     assert float(differences[3]) == pytest.approx(-1, abs=1e-3)
     p_values = lines[lines.index(differences) + 1]
-    assert float(p_values[1]) == pytest.approx(6 / 1001, abs=1e-4)  # six scores: Holm's smallest
+    assert p_values[:4] == ["bad", "-", "good,", "p"]
+    assert float(p_values[4]) == pytest.approx(1 / 1001, abs=1e-4)
     assert Path("good-scores.jsonl").is_file()
     assert json.loads(Path("bad-scores.json").read_text())["intervals"]["bleu1"][1] < 0.01
 
@@ -146,6 +147,34 @@ def test_several_systems_and_people(capsys: pytest.CaptureFixture[str]) -> None:
         for k in range(3)
     ]
     assert float(people[1]) == pytest.approx(sum(left_out) / 3, abs=1e-4)
+    words = [line for line in lines if line[:1] == ["people"]][-1][
+        1
+    ]  # a dog runs the is running number, and 30 numbers
+    assert float(words) == pytest.approx((33 + 34 + 32) / 3)
+
+
+def test_p_values_are_corrected_for_the_systems_of_each_score(capsys: pytest.CaptureFixture[str]) -> None:
+    references = {f"{n}.jpg": [f"a dog runs {n}", f"dog number {n}"] for n in range(30)}
+    files = [write("good.json", {image: texts[0] for image, texts in references.items()})]
+    files += [write(f"bad{n}.json", dict.fromkeys(references, "two cats sleep")) for n in range(3)]
+    assert run("score", "--captions", *files, f"--references={write('r.json', references)}", "--no-java") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    p_values = [float(line[4]) for line in lines if line[:1] != ["-"] and "p" in line[:4]]
+    assert p_values == pytest.approx(3 * [3 / 1001], abs=1e-4)
+
+
+def test_how_varied_the_captions_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Copied from the training captions only where these are known."""
+    table = [f"t{n}.jpg,A dog runs .,train" for n in range(3)] + ["1.jpg,a cat,test", "2.jpg,a dog,test"]
+    Path("r.csv").write_text("\n".join(["image,caption,split", *table]))
+    file = write("c.json", {"1.jpg": "a dog runs", "2.jpg": "two cats sleep here"})
+    figures = score(file, "--references=r.csv")["figures"]
+    assert figures["copied"] == 0.5
+    assert (figures["distinct_words"], figures["mean_length"], figures["unique"]) == (7, 3.5, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].split()[:3] == ["c", "7", f"{figures['unigram_entropy']:.4f}"]
+    references = write("r.json", {"1.jpg": ["a cat"], "2.jpg": ["a dog"]})
+    assert "copied" not in score(file, f"--references={references}")["figures"]
 
 
 FAULTS = {

@@ -94,16 +94,16 @@ class Images(CaptionData):
         """All that is there, however much is missing."""
         return gather(self._source(), self.shares, self.split_seed)
 
-    def references(self, split: str, draw: bool = True) -> tuple[dict[str, tuple[str, ...]], str]:
-        """The captions of a split's images, whether the images are there or not, and what they were read from.
+    def references(self, draw: bool = True) -> tuple[dict[str | None, dict[str, tuple[str, ...]]], str]:
+        """By split the captions of its images, whether the images are there or not; and what they were read from.
 
-        Where the source has no splits they are drawn, or else all images are taken.
+        Where the source has no splits they are drawn, or else null is all images' split.
 
         Raises:
             UserError: nothing found, or a line that cannot be read.
         """
         source = self._source()
-        return references(source, split, self.shares, self.split_seed, draw), source.label
+        return references(source, self.shares, self.split_seed, draw), source.label
 
     def _source(self) -> Source:
         if self.root is None:

@@ -103,28 +103,26 @@ def gather(source: Source, shares: Sequence[float] | None, seed: int) -> Caption
 
 
 def references(
-    source: Source, split: str, shares: Sequence[float] | None, seed: int, draw: bool
-) -> dict[str, tuple[str, ...]]:
-    """The captions of a split's images by their names, whether the images are there or not.
+    source: Source, shares: Sequence[float] | None, seed: int, draw: bool
+) -> dict[str | None, dict[str, tuple[str, ...]]]:
+    """By split, the captions of its images by their names, whether the images are there or not.
 
     Args:
         source: the rows.
-        split: one of `SPLITS`.
         shares: see `gather`.
         seed: see `gather`.
-        draw: whether splits are drawn, as `gather` does, where there are none; otherwise all images are taken.
+        draw: whether splits are drawn, as `gather` does, where there are none; otherwise null is all images' split.
 
     Raises:
-        UserError: an image in two splits, a split of unknown name, splits that cannot be taken, or no image in this
-            one.
+        UserError: an image in two splits, a split of unknown name, or splits that cannot be taken.
     """
     entries, _ = _entries(source, shares)
     if shares is not None or (draw and not _has_splits(entries)):
         _draw(entries, DEFAULT_SHARES if shares is None else shares, seed)
-    chosen = split if _has_splits(entries) else None
-    found = {name: tuple(entry.captions) for name, entry in entries.items() if entry.captions and entry.split == chosen}
-    if not found:
-        raise UserError(f"{source.label} has no image with captions in the split {split!r}.")
+    known, found = _has_splits(entries), dict[str | None, dict[str, tuple[str, ...]]]()
+    for name, entry in entries.items():
+        if entry.captions and (entry.split or not known):
+            found.setdefault(entry.split, {})[name] = tuple(entry.captions)
     return found
 
 

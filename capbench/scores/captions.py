@@ -1,12 +1,14 @@
 """The one path by which captions are scored, with the literature's own scorers (coco-caption)."""
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
 from capbench.errors import UserError
+from capbench.scores import spice
 from capbench.scores.cider import CiderD
 from capbench.scores.java import JavaFailed
 from capbench.scores.meteor import METEOR
@@ -22,8 +24,15 @@ NAMES = {
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
     "cider_d": "CIDEr-D",
+    "spice": "SPICE",
 }
 """Score -> what the literature calls it, in the order of its tables. All are 0 to 1, but CIDEr-D 0 to 10."""
+
+
+def columns(*rows: Container[str]) -> dict[str, str]:
+    """Those of `NAMES` that a table of such rows shows: SPICE, an extra, only where a row has it."""
+    return {name: heading for name, heading in NAMES.items() if name != "spice" or any(name in row for row in rows)}
+
 
 _PARTED_BY_PTB = {
     "cannot": "can not",
@@ -37,7 +46,7 @@ _PARTED_BY_PTB = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionScores:
-    """Scores under the keys of `NAMES`, `meteor` among them where Java has run.
+    """Scores under the keys of `NAMES`: `meteor` where Java has run, and `spice` where its files are there too.
 
     Attributes:
         corpus: the scores of all captions together. BLEU's and METEOR's are not the means of their scores per image.
@@ -60,8 +69,9 @@ class Scorer:
     Args:
         references: image id -> at least one reference, as people wrote it. Those without words are left out, since
             ROUGE-L would give a caption without words 1 for them.
-        java: also run what needs Java: the PTB tokeniser, and METEOR, which takes 10 seconds to start. Where Java is
-            missing or fails, the other scores are there all the same, and in METEOR's place the reason.
+        java: also run what needs Java: the PTB tokeniser, METEOR, which takes 10 seconds to start, and, where its files
+            are there, SPICE, which takes minutes for 1,000 images. Where Java is missing or fails, the other scores
+            are there all the same, and in place of what needs it the reason.
 
     Raises:
         UserError: if there are no images, or one has no reference with a word in it.
@@ -95,14 +105,16 @@ class Scorer:
         statistics: dict[str, list[list[int]]] = {}
         missing: dict[str, str] = {}
         if self.java:
-            try:
+            extra = ["spice"] if spice.is_there() else []
+            with _noting_failure(missing, "meteor", *extra):
                 METEOR.start()  # it loads while the tokeniser runs
                 words, references = ptb_tokenise(words), self._after_ptb
-                corpus, per_image, statistics["meteor"] = METEOR.scores(words, references.words)
-                scores["meteor"] = corpus, per_image
-            except JavaFailed as failed:
-                missing["meteor"] = str(failed)
-                _warn_once(str(failed))
+                with _noting_failure(missing, "meteor"):
+                    corpus, per_image, statistics["meteor"] = METEOR.scores(words, references.words)
+                    scores["meteor"] = corpus, per_image
+                if extra:
+                    with _noting_failure(missing, "spice"):
+                        scores["spice"] = spice.scores(words, references.words)
         found, statistics["bleu"] = references.scores(words)
         scores |= found
         names = [name for name in NAMES if name in scores]
@@ -187,6 +199,16 @@ def refuse_any(
     if images:
         first = ", ".join(sorted(images)[:3]) + (", ..." if len(images) > 3 else "")
         raise UserError(f"{len(images)} of the images to score {fault} ({first}): {remedy}.")
+
+
+@contextmanager
+def _noting_failure(missing: dict[str, str], *names: str) -> Iterator[None]:
+    """Goes on where Java fails: the scores of these names are missing, and why."""
+    try:
+        yield
+    except JavaFailed as failed:
+        missing.update(dict.fromkeys(names, str(failed)))
+        _warn_once(str(failed))
 
 
 _warned = False

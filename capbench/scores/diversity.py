@@ -9,24 +9,27 @@ from capbench.errors import UserError
 from capbench.text import Vocabulary, tokenise
 
 NAMES = {
-    "distinct_words": "distinct words",
-    "vocabulary_used": "vocabulary used",
-    "unigram_entropy": "unigram entropy",
-    "bigram_entropy": "bigram entropy",
+    "distinct_words": "words used",
+    "vocabulary_used": "of vocabulary",
+    "unigram_entropy": "1-gram bits",
+    "bigram_entropy": "2-gram bits",
     "mean_length": "mean length",
-    "copied": "copied captions",
-    "unique": "unique captions",
+    "copied": "copied",
+    "unique": "unique",
 }
-"""Figure -> what it is called. `vocabulary_used`, `copied` and `unique` are shares, 0 to 1; entropies are in bits."""
+"""Figure -> the title of its column. `vocabulary_used`, `copied` and `unique` are shares, 0 to 1."""
 
 
-def diversity(captions: Mapping[str, str], training: Iterable[str], vocabulary: Vocabulary) -> dict[str, float]:
+def diversity(
+    captions: Mapping[str, str], training: Iterable[str] = (), vocabulary: Vocabulary | None = None
+) -> dict[str, float]:
     """The figures under the keys of `NAMES`, of all captions together.
 
     Words are those of `capbench.text.tokenise`; `<start>` and `<end>` are none.
 
     - `distinct_words`: different words that the captions use.
-    - `vocabulary_used`: share of the vocabulary's words (its four specials are none) that the captions use.
+    - `vocabulary_used`: share of the vocabulary's words (its four specials are none) that the captions use. Without a
+      vocabulary there is no such figure.
     - `unigram_entropy`, `bigram_entropy`: -sum p log2 p, in bits, where p is the share of a word among all captions'
       words, and of two adjacent words of a caption among all such pairs; 0 where there are none.
     - `mean_length`: words of a caption.
@@ -41,7 +44,7 @@ def diversity(captions: Mapping[str, str], training: Iterable[str], vocabulary: 
     Args:
         captions: image id -> caption.
         training: the training split's captions, as people wrote them.
-        vocabulary: the words that the captioner can say.
+        vocabulary: the words that the captioner can say; null where they are not known.
 
     Raises:
         UserError: there are no captions.
@@ -54,14 +57,18 @@ def diversity(captions: Mapping[str, str], training: Iterable[str], vocabulary: 
     pairs = Counter(pair for sentence in sentences for pair in pairwise(sentence))
     figures = {
         "distinct_words": len(words),
-        "vocabulary_used": len(words.keys() & set(vocabulary.words)) / len(vocabulary.words),
+        "vocabulary_used": _share_used(vocabulary, words) if vocabulary else None,
         "unigram_entropy": _entropy(words),
         "bigram_entropy": _entropy(pairs),
         "mean_length": words.total() / len(sentences),
-        "copied": sum(sentence in known for sentence in sentences) / len(sentences),
+        "copied": sum(sentence in known for sentence in sentences) / len(sentences) if known else None,
         "unique": len(set(sentences)) / len(sentences),
     }
-    return {name: figure for name, figure in figures.items() if known or name != "copied"}
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _share_used(vocabulary: Vocabulary, words: Counter[str]) -> float:
+    return len(words.keys() & set(vocabulary.words)) / len(vocabulary.words)
 
 
 def _entropy(counts: Counter[str] | Counter[tuple[str, str]]) -> float:

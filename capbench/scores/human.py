@@ -38,6 +38,11 @@ class LeaveOneOut:
             }
             self._turns.append((people, Scorer(others, java)))
 
+    @property
+    def captions(self) -> list[dict[str, str]]:
+        """Each turn's references that are left out, by image id."""
+        return [people for people, _ in self._turns]
+
     def people(self) -> list[CaptionScores]:
         """K scores: of each turn's reference against the others."""
         return [scorer(people) for people, scorer in self._turns]

@@ -1,4 +1,4 @@
-"""How the two Java programs that come with pycocoevalcap are run: the PTB tokeniser and METEOR."""
+"""How the Java programs that come with pycocoevalcap are run: the PTB tokeniser, METEOR and SPICE."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 _OPTIONS = (
     "-Xmx1G",  # METEOR's tables take 0.4 GB of it
-    "-XX:+UseSerialGC",  # both programs are one thread: no collector's thread for each core of a cluster's node
+    "-XX:+UseSerialGC",  # no collector's thread for each core of a cluster's node
     *("-Duser.language=en", "-Duser.country=US"),  # METEOR reads its own numbers back as the locale writes them
     "-Dfile.encoding=UTF-8",
 )
@@ -18,7 +18,7 @@ class JavaFailed(Exception):
 
 
 def java_command(*arguments: str) -> list[str]:
-    """The command line that runs Java on some arguments.
+    """The command line that runs Java on some arguments; of an option that comes twice Java takes the last.
 
     Raises JavaFailed if there is no Java on PATH.
     """
@@ -36,10 +36,10 @@ def java_environment() -> Mapping[str, str]:
     return {name: os.environ[name] for name in os.environ.keys() - _READ_BY_JAVA} | {"LC_ALL": "C.UTF-8"}
 
 
-def failure(program: str, what: str, errors: str = "") -> JavaFailed:
+def failure(
+    program: str, what: str, errors: str = "", needs: str = "Java 8 or later and 1.5 GB of memory"
+) -> JavaFailed:
     """The sentence for a program that did not answer; `errors` is what it wrote to its standard error."""
     lines = [line.strip() for line in errors.splitlines()]
     cause = next((line for line in lines if "Error" in line or "Exception" in line), "")
-    return JavaFailed(
-        f"{program} {what}{f' ({cause})' if cause else ''}: it needs Java 8 or later and 1.5 GB of memory; score again."
-    )
+    return JavaFailed(f"{program} {what}{f' ({cause})' if cause else ''}: it needs {needs}; score again.")

@@ -12,7 +12,7 @@ from capbench.scores.captions import NAMES, CaptionScores
 
 Array = npt.NDArray[np.float64]
 
-_BLEU, _METEOR, _MEANS = slice(0, 10), slice(10, 33), slice(33, 36)
+_BLEU, _METEOR, _MEANS = slice(0, 10), slice(10, 33), slice(33, 37)
 _NO_METEOR = [np.nan] * 23
 TINY, SMALL = 1e-15, 1e-9  # what coco-caption adds to BLEU's counts
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75  # METEOR's for English
@@ -23,13 +23,14 @@ STAGES = (1.0, 0.6, 0.8, 0.6)  # METEOR's weights of words that are equal, of on
 class Statistics:
     """What one set of captions brings to its corpus scores, image by image.
 
-    BLEU and METEOR are functions of sums over images, ROUGE-L and CIDEr-D are means. CIDEr-D's n-gram weights stay
-    those of all images, whichever are chosen.
+    BLEU and METEOR are functions of sums over images, ROUGE-L, CIDEr-D and SPICE are means. CIDEr-D's n-gram weights
+    stay those of all images, whichever are chosen.
 
     Attributes:
         images: their N ids, sorted.
-        numbers: (K, N, 36): BLEU's 10 counts, METEOR's 23 (NaN where it is missing), ROUGE-L, CIDEr-D, and 1. Captions
-            that were scored K times, each time against other references, have the mean of the K corpus scores.
+        numbers: (K, N, 37): BLEU's 10 counts, METEOR's 23, ROUGE-L, CIDEr-D, SPICE, and 1; METEOR's and SPICE's are NaN
+            where they are missing. Captions that were scored K times, each time against other references, have the mean
+            of the K corpus scores.
     """
 
     images: tuple[str, ...]
@@ -70,16 +71,16 @@ class Statistics:
         return cls(images, np.array([[numbers[image] for image in images]]))
 
     def sums(self, weights: Array) -> Array:
-        """(K, R, 36) sums over images of R choices (R, N) of how often each image counts."""
+        """(K, R, 37) sums over images of R choices (R, N) of how often each image counts."""
         return weights @ self.numbers
 
     def scores(self, weights: Array | None = None) -> Array:
-        """(7, R) corpus scores, in the order of `NAMES`, of R choices of images; of all images once without weights."""
+        """(8, R) corpus scores, in the order of `NAMES`, of R choices of images; of all images once without weights."""
         return corpus_scores(self.sums(np.ones((1, len(self.images))) if weights is None else weights))
 
 
 def corpus_scores(sums: Array) -> Array:
-    """(7, R) corpus scores, in the order of `NAMES`, of sums (K, R, 36); means over K. NaN where METEOR is missing.
+    """(8, R) corpus scores, in the order of `NAMES`, of sums (K, R, 37); means over K. NaN where one is missing.
 
     Source: `pycocoevalcap.bleu`; `computeMetrics` of METEOR 1.5, which is Denkowski and Lavie 2014.
     """
@@ -89,7 +90,7 @@ def corpus_scores(sums: Array) -> Array:
 
 
 def by_name(*columns: Array) -> dict[str, list[float]]:
-    """Name of a score -> its value in each of the columns (7,), without the scores that are missing."""
+    """Name of a score -> its value in each of the columns (8,), without the scores that are missing."""
     rows = zip(NAMES, *(column.tolist() for column in columns), strict=True)
     return {name: values for name, *values in rows if not np.isnan(values).any()}
 
@@ -111,9 +112,10 @@ def _numbers(scores: Mapping[str, float], statistics: Mapping[str, list[int]]) -
         *(_NO_METEOR if meteor is None else _aggregable(meteor)),
         scores["rouge_l"],
         scores["cider_d"],
+        scores.get("spice", np.nan),
         1.0,
     ]
-    if len(bleu) != 10 or len(numbers) != 36:
+    if len(bleu) != 10 or len(numbers) != 37:
         raise ValueError("not the statistics of these scorers")
     return numbers
 
@@ -146,5 +148,5 @@ def _meteor(sums: Array) -> Array:
 
 
 def _means(sums: Array) -> list[Array]:
-    """ROUGE-L and CIDEr-D of (..., 3): their sums, and how many images."""
-    return [sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]]
+    """ROUGE-L, CIDEr-D and SPICE of (..., 4): their sums, and how many images."""
+    return [sums[..., i] / sums[..., 3] for i in range(3)]

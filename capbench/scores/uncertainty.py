@@ -118,18 +118,18 @@ def _draw_images(runs: Sequence[Statistics], rounds: int, dice: np.random.Genera
 
 
 def _points(runs: Sequence[Statistics]) -> Array:
-    """(S, 7) corpus scores of S runs."""
+    """(S, 8) corpus scores of S runs."""
     return np.stack([run.scores()[:, 0] for run in runs])
 
 
 def _mean(runs: Sequence[Statistics], weights: Array) -> Array:
-    """(7, R) means over runs of their corpus scores."""
+    """(8, R) means over runs of their corpus scores."""
     scores: Array = np.mean([run.scores(weights) for run in runs], axis=0)
     return scores
 
 
 def _error_of_seeds(points: Array, rounds: int, dice: np.random.Generator) -> Array:
-    """(7, R) draws of how far the mean over S seeds (S, 7) may be off; of one seed nothing is known, and 0 drawn."""
+    """(8, R) draws of how far the mean over S seeds (S, 8) may be off; of one seed nothing is known, and 0 drawn."""
     seeds = len(points)
     if seeds == 1:
         return np.zeros((points.shape[1], rounds))
@@ -137,7 +137,7 @@ def _error_of_seeds(points: Array, rounds: int, dice: np.random.Generator) -> Ar
 
 
 def _exchanged(one: Sequence[Statistics], other: Sequence[Statistics], rounds: int, dice: np.random.Generator) -> Array:
-    """(7, R) differences, where each round exchanges the systems' captions of half the images."""
+    """(8, R) differences, where each round exchanges the systems' captions of half the images."""
     stay = dice.integers(0, 2, size=(rounds, len(one[0].images))).astype(float)
     ours = [(run.sums(stay), run.sums(1 - stay)) for run in one]
     theirs = [(run.sums(stay), run.sums(1 - stay)) for run in other]

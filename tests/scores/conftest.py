@@ -10,6 +10,7 @@ from textwrap import dedent, indent
 import pytest
 
 import capbench.scores.captions
+import capbench.scores.spice
 from capbench.scores.meteor import Meteor
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -23,14 +24,21 @@ NAMES_IN_FILE = {
     "cider_d": "CIDEr",
 }
 
-# Stands for both programs: PTB gives back what it gets, METEOR's score of a caption is the number of its words.
+# Stands for all programs: PTB gives back what it gets, METEOR's score of a caption is the number of its words, SPICE's
+# the F of the words that caption and references have.
 FAKE_JAVA = """\
 import os, sys, time
-if "-jar" not in sys.argv:
+spice = sys.argv[-1].endswith("Spice.java")
+if not spice and "-jar" not in sys.argv:
     print("[0.008s][warning][os] a log of Java's own", sys.stdin.read(), sep="\\n", end="")
     sys.exit()
 for number, line in enumerate(sys.stdin):
 {trick}
+    if spice:
+        caption, *references = line.rstrip("\\n").split("\\t")
+        said, expected = set(caption.split()), set(" ".join(references).split())
+        print(2 * len(said & expected) / (len(said) + len(expected)), flush=True)
+        continue
     kind, *fields = line.rstrip("\\n").split(" ||| ")
     if kind == "SCORE":
         print(len(fields[-1].split()), *[0] * 22, flush=True)
@@ -77,6 +85,14 @@ def java() -> str:
     if path is None:
         pytest.skip("METEOR and the PTB tokeniser are NOT checked: there is no Java on PATH")
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_spice() -> Iterator[None]:
+    """SPICE takes minutes: it is there only where a test says so, whatever this machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capbench.scores.spice, "_jar", lambda: Path("/nowhere/spice-1.0.jar"))
+        yield
 
 
 @pytest.fixture

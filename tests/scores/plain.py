@@ -16,6 +16,7 @@ sentences = st.lists(words, max_size=12).map(" ".join)
 images = st.lists(
     st.tuples(sentences, st.lists(sentences.filter(bool), min_size=1, max_size=4)), min_size=1, max_size=6
 )
+WITHOUT_JAVA = [name for name in NAMES if name not in ("meteor", "spice")]
 Images = list[tuple[str, list[str]]]
 
 
@@ -25,10 +26,9 @@ def plain_scores(captions: dict[str, str], references: dict[str, list[str]]) -> 
     bleu, bleu_per_image = Bleu(4).compute_score(references, candidates, verbose=0)
     rouge, rouge_per_image = Rouge().compute_score(references, candidates)
     cider, cider_per_image = Cider().compute_score(references, candidates)
-    names = [name for name in NAMES if name != "meteor"]
     rows = zip(*bleu_per_image, rouge_per_image, cider_per_image, strict=True)
-    corpus = dict(zip(names, (*bleu, rouge, cider), strict=True))
-    return corpus, {image: dict(zip(names, row, strict=True)) for image, row in zip(captions, rows, strict=True)}
+    corpus = dict(zip(WITHOUT_JAVA, (*bleu, rouge, cider), strict=True))
+    return corpus, {image: dict(zip(WITHOUT_JAVA, row, strict=True)) for image, row in zip(captions, rows, strict=True)}
 
 
 def named(pairs: Images) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -8,8 +8,9 @@ from math import exp
 import pytest
 
 from capbench.errors import UserError
-from capbench.scores import NAMES, CaptionScores, Scorer, score_captions
+from capbench.scores import NAMES, CaptionScores, Scorer, columns, score_captions
 from capbench.text import tokenise
+from tests.scores.plain import WITHOUT_JAVA
 
 CAPTIONS = {"x": "a dog", "y": "a man rides a red bike", "z": "two birds in the blue sky"}
 REFERENCES = {
@@ -17,7 +18,6 @@ REFERENCES = {
     "y": ["A man rides his bike .", "a man on a red bike", "someone is riding"],
     "z": ["Birds fly in the sky .", "the sky is blue", "two birds"],
 }
-WITHOUT_JAVA = [name for name in NAMES if name != "meteor"]
 RUNS = ("merge_1", "init_1", "human_1")
 Published = Callable[[str], tuple[dict[str, str], dict[str, float]]]
 References = dict[str, list[str]]
@@ -43,9 +43,15 @@ def test_published_captions_get_all_their_published_scores_with_java(
         captions, expected = published(run)
         scores = score_captions(captions, {image: flickr8k[image] for image in captions}, java=True)
         assert scores.missing == {}
-        assert list(scores.corpus) == list(NAMES)
+        assert list(scores.corpus) == list(columns())
         for key, value in expected.items():
             assert scores.corpus[key] == pytest.approx(value, rel=0, abs=1e-9), (run, key)
+
+
+def test_a_table_has_seven_columns_and_spice_only_where_a_row_has_it() -> None:
+    assert list(columns().values()) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D"]
+    assert columns({"bleu1": 0.5}, {}) == columns()
+    assert columns({}, {"spice": 0.0}) == NAMES == columns() | {"spice": "SPICE"}
 
 
 def test_a_negation_is_a_word_whether_glued_or_not() -> None:

@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 
 from capbench.errors import UserError
-from capbench.scores import NAMES, score_captions
+from capbench.scores import columns, score_captions
 from capbench.scores.human import LeaveOneOut
 from capbench.scores.statistics import Statistics
 from capbench.scores.uncertainty import differences, intervals
@@ -43,7 +43,7 @@ def test_with_java_too(java: str) -> None:
     people = LeaveOneOut(REFERENCES, java=True).people()
     first = {image: texts[0] for image, texts in REFERENCES.items()}
     assert people[0] == score_captions(first, WITHOUT_FIRST, java=True)
-    means = {name: fmean(turn.corpus[name] for turn in people) for name in NAMES}
+    means = {name: fmean(turn.corpus[name] for turn in people) for name in columns()}
     found = intervals([Statistics.of(*people)])
     assert {name: row.value for name, row in found.items()} == pytest.approx(means, rel=0, abs=1e-12)
 
@@ -89,7 +89,7 @@ def test_the_table_says_what_comes_out(
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     for name, scores in found.items():
         (line,) = [line for line in lines if line.startswith(f"| {name} | ")]
-        cells = dict(zip(NAMES, line.removeprefix(f"| {name} | ").removesuffix(" |").split(" | "), strict=True))
+        cells = dict(zip(columns(), line.removeprefix(f"| {name} | ").removesuffix(" |").split(" | "), strict=True))
         assert {key: cells[key] for key in scores} == {key: f"{score.value:.4f}" for key, score in scores.items()}
     for key, people in found["people"].items():
         assert all(people.low > found[run][key].high for run in captions)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capbench.errors import UserError
-from capbench.scores import NAMES, CaptionScores, score_captions
+from capbench.scores import CaptionScores, columns, score_captions
 from capbench.scores.captions import _normalise
 from capbench.scores.meteor import METEOR
 from capbench.scores.statistics import Array, Statistics, by_name
-from tests.scores.plain import Images, images, named, plain_scores
+from tests.scores.plain import WITHOUT_JAVA, Images, images, named, plain_scores
 
 CAPTIONS = {
     "w": "the dogs",
@@ -104,10 +104,23 @@ def test_meteor_is_missing_where_one_image_has_none() -> None:
     scores = score_captions(CAPTIONS, REFERENCES)
     scores.statistics["x"]["meteor"] = [1] * 23
     statistics = Statistics.of(scores)
-    assert list(chosen(statistics, [1] * 4)) == [name for name in NAMES if name != "meteor"]
+    assert list(chosen(statistics, [1] * 4)) == WITHOUT_JAVA
     for image in "wyz":
         scores.statistics[image]["meteor"] = [1] * 23
-    assert list(chosen(Statistics.of(scores), [1] * 4)) == list(NAMES)
+    assert list(chosen(Statistics.of(scores), [1] * 4)) == list(columns())
+
+
+@pytest.mark.filterwarnings("error")
+def test_spice_is_a_mean_and_missing_where_one_image_has_none() -> None:
+    scores = score_captions(CAPTIONS, REFERENCES)
+    for image, score in zip("wxy", (1.0, 0.25, 0.125), strict=True):
+        scores.per_image[image]["spice"] = score
+    assert list(chosen(Statistics.of(scores), [1] * 4)) == WITHOUT_JAVA
+    scores.per_image["z"]["spice"] = 0.0
+    for statistics in (Statistics.of(scores), Statistics.of_rows(as_rows(scores), "captions.jsonl")):
+        assert list(chosen(statistics, [1] * 4)) == [*WITHOUT_JAVA, "spice"]
+        assert chosen(statistics, [1] * 4)["spice"] == (1 + 0.25 + 0.125 + 0) / 4
+        assert chosen(statistics, [3, 0, 2, 1])["spice"] == pytest.approx((3 + 0.25) / 6, rel=0, abs=1e-12)
 
 
 def test_several_scorings_have_the_mean_of_their_corpus_scores() -> None:
@@ -153,4 +166,4 @@ def test_numbers_are_plain_and_few() -> None:
     counts = [count for row in scores.statistics.values() for part in row.values() for count in part]
     assert {type(count) for count in counts} == {int}
     numbers: Array = Statistics.of(scores).numbers
-    assert numbers.shape == (1, 4, 36)
+    assert numbers.shape == (1, 4, 37)

@@ -200,6 +200,28 @@ def test_a_score_that_one_side_lacks_is_left_out(good: list[Run]) -> None:
     assert "meteor" not in differences([with_meteor], [good[1].statistics])
 
 
+def test_spice_is_a_mean_in_each_round(good: list[Run]) -> None:
+    """Drawn images have the mean of their SPICE; two systems that differ by it alone differ in it alone."""
+    dice = np.random.default_rng(3)
+    values = dice.random((2, len(IMAGES)))
+    ours, theirs = (with_spice(good[0].statistics, row) for row in values)
+    rounds = [
+        np.mean([values[0][IMAGES.index(image)] for image in ids]) for ids in plain_draws(np.random.default_rng(7), 12)
+    ]
+    expected = (values[0].mean(), *np.quantile(rounds, [0.025, 0.975]))
+    assert tuple(intervals([ours], rounds=12, seed=7)["spice"]) == pytest.approx(expected, rel=0, abs=1e-12)
+    found = differences([ours], [theirs])
+    assert found["spice"].value == pytest.approx(values[0].mean() - values[1].mean(), rel=0, abs=1e-12)
+    assert {name for name, row in found.items() if row.value} == {"spice"}
+    assert "spice" not in differences([ours], [good[0].statistics])
+
+
+def with_spice(statistics: Statistics, values: Array) -> Statistics:
+    numbers = statistics.numbers.copy()
+    numbers[0, :, -2] = values
+    return Statistics(statistics.images, numbers)
+
+
 def test_other_images_are_a_user_error(good: list[Run]) -> None:
     some = Statistics(tuple(IMAGES[:-1]), good[0].statistics.numbers[:, :-1])
     for call in (lambda: intervals([some, good[0].statistics]), lambda: differences([good[0].statistics], [some])):

@@ -8,8 +8,11 @@ Shapes: N images, B captions of at most T words (`<end>` among them), L places o
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import fmean, median
+from typing import Any
 
+import lightning.pytorch as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,23 +26,61 @@ from capbench.text import Vocabulary
 
 NAMES = {
     "perplexity": "perplexity",
-    "perplexity_geometric": "perplexity, geometric mean",
+    "perplexity_geometric": "geometric mean",
     "unknown_words": "unknown words",
     "recall1": "R@1",
     "recall5": "R@5",
     "recall10": "R@10",
     "median_rank": "median rank",
 }
-"""Figure -> what the literature calls it. `unknown_words` and the three R@K are shares, 0 to 1."""
+"""Figure -> the title of its column. `unknown_words` and the three R@K are shares, 0 to 1."""
+
+
+class Likelihood(L.Callback):
+    """How likely the references are to the captioner, at test and validate: perplexity, and retrieval if asked for.
+
+    Args:
+        references: how many of each image's references count, the first ones; null takes all.
+        images: image retrieval by the captions' likelihood is among so many images, the first ones; 0 leaves it out,
+            since its time grows with their square: 1,000 take minutes on a CPU.
+    """
+
+    def __init__(self, references: int | None = 1, images: int = 0) -> None:
+        if (references is not None and references < 1) or images < 0:
+            raise UserError(
+                "--likelihood.references must be at least 1, or null for all, and --likelihood.images at least 0, but "
+                f"they are {references} and {images}."
+            )
+        self.references, self.images = references, images
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Of the validation split, but not during training."""
+        if trainer.state.fn != "fit":
+            self.measure(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Of the test split."""
+        self.measure(trainer, pl_module, "test")
+
+    def measure(self, trainer: Any, captioner: L.LightningModule, split: str) -> None:
+        """Add to the captioner's figures, in the first process, which goes through the whole split."""
+        assert isinstance(captioner, Captioner)
+        loader = getattr(trainer.datamodule, f"{split}_dataloader")()  # in all processes: it may wait for the others
+        if not trainer.is_global_zero:
+            return
+        batches = islice(loader, int(getattr(trainer, f"num_{split}_batches")[0]) * trainer.world_size)
+        with trainer.precision_plugin.forward_context():
+            figures = likelihood_scores(captioner, batches, self.references, self.images)
+        captioner.keep_figures(split, figures)
 
 
 @torch.no_grad()
 def likelihood_scores(
-    captioner: Captioner, batches: Iterable[Batch], references: int | None = 1, images: int = 1000
+    captioner: Captioner, batches: Iterable[Batch], references: int | None = 1, images: int = 0
 ) -> dict[str, float]:
     """The figures under the keys of `NAMES`, of references given their images.
 
-    With the defaults they are computed as in Tanti, Gatt and Camilleri (2018).
+    With one reference and all images they are computed as in Tanti, Gatt and Camilleri (2018).
 
     Args:
         captioner: in eval mode.

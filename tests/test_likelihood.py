@@ -14,7 +14,15 @@ from capbench.captioner import Batch, Captioner
 from capbench.decoders import Attention, Decoder, ParInject, State
 from capbench.encoder import TimmEncoder
 from capbench.errors import UserError
-from capbench.retrieval import NAMES, likelihood_scores, log_likelihoods, own_log_likelihoods, perplexity, retrieval
+from capbench.likelihood import (
+    NAMES,
+    Likelihood,
+    likelihood_scores,
+    log_likelihoods,
+    own_log_likelihoods,
+    perplexity,
+    retrieval,
+)
 from capbench.text import Vocabulary
 from tests.decoders.test_contract import DECODERS, SHAPE, WORDS, build, some_features
 
@@ -223,25 +231,31 @@ def test_the_figures_of_a_captioner(captioner: Captioner, references: int | None
     tokens, owners = everything.tokens[keep], everything.owners[keep]
     table = log_likelihoods(captioner.decoder, captioner.features(everything), tokens)
     expected = perplexity(table.gather(1, owners.unsqueeze(1)).squeeze(1), tokens) | retrieval(table, owners)
-    found = likelihood_scores(captioner, [everything], references)
+    found = likelihood_scores(captioner, [everything], references, 5)
     assert list(found) == list(NAMES)
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("encoded", [True, False])
 def test_batches_do_not_matter(captioner: Captioner, encoded: bool) -> None:
-    expected = likelihood_scores(captioner, batches(captioner, 5), None)
-    assert likelihood_scores(captioner, batches(captioner, 2, encoded), None) == pytest.approx(expected, rel=1e-4)
+    expected = likelihood_scores(captioner, batches(captioner, 5), None, 5)
+    assert likelihood_scores(captioner, batches(captioner, 2, encoded), None, 9) == pytest.approx(expected, rel=1e-4)
 
 
 def test_retrieval_is_among_the_first_images_and_perplexity_of_all(captioner: Captioner) -> None:
-    everything, few = likelihood_scores(captioner, batches(captioner, 2)), batches(captioner, 3)[:1]
+    everything, few = likelihood_scores(captioner, batches(captioner, 2), images=5), batches(captioner, 3)[:1]
     found = likelihood_scores(captioner, batches(captioner, 2), images=3)
-    expected = likelihood_scores(captioner, few)
+    expected = likelihood_scores(captioner, few, images=3)
     for name in NAMES:
         other = everything if name in ("perplexity", "perplexity_geometric", "unknown_words") else expected
         assert found[name] == pytest.approx(other[name], rel=1e-4), name
-    assert "median_rank" not in likelihood_scores(captioner, few, images=0)
+    assert "median_rank" not in likelihood_scores(captioner, few)
+
+
+@pytest.mark.parametrize("options", [{"references": 0}, {"images": -1}])
+def test_numbers_that_are_none_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"--likelihood.references must be at least 1"):
+        Likelihood(**options)
 
 
 def test_no_images_are_refused(captioner: Captioner) -> None:
