@@ -6,7 +6,8 @@ Source: Tanti, Gatt and Camilleri (2018), "Where to put the image in an image ca
 Shapes: N images, B captions of at most T words (`<end>` among them), L places of C channels in an image's features.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import fmean, median
@@ -69,14 +70,18 @@ class Likelihood(L.Callback):
         if not trainer.is_global_zero:
             return
         batches = islice(loader, int(getattr(trainer, f"num_{split}_batches")[0]) * trainer.world_size)
-        with trainer.precision_plugin.forward_context():
-            figures = likelihood_scores(captioner, batches, self.references, self.images)
+        precision = trainer.precision_plugin.forward_context
+        figures = likelihood_scores(captioner, batches, self.references, self.images, precision)
         captioner.keep_figures(split, figures)
 
 
 @torch.no_grad()
 def likelihood_scores(
-    captioner: Captioner, batches: Iterable[Batch], references: int | None = 1, images: int = 0
+    captioner: Captioner,
+    batches: Iterable[Batch],
+    references: int | None = 1,
+    images: int = 0,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, float]:
     """The figures under the keys of `NAMES`, of references given their images.
 
@@ -88,6 +93,7 @@ def likelihood_scores(
         references: how many of each image's references count, the first ones; null takes all.
         images: the retrieval is among so many images, the first ones; 0 leaves it out, since its time grows with their
             square.
+        precision: in which the captioner runs.
 
     Raises:
         UserError: there are no batches, or the likelihoods are no numbers.
@@ -102,8 +108,9 @@ def likelihood_scores(
         whose = batch.owners
         place = torch.arange(len(whose), device=captioner.device) - torch.searchsorted(whose, whose)
         first = place < (references or len(place))  # among its image's captions
-        encoded, tokens, whose = captioner.features(batch), batch.tokens[first], whose[first]
-        own.append(own_log_likelihoods(captioner.decoder, encoded, tokens, whose))
+        with precision():
+            encoded, tokens, whose = captioner.features(batch), batch.tokens[first], whose[first]
+            own.append(own_log_likelihoods(captioner.decoder, encoded, tokens, whose))
         captions += tokens
         owners.append(whose + seen)
         if seen < images:
@@ -115,7 +122,8 @@ def likelihood_scores(
     scores = perplexity(torch.cat(own), tokens)
     if images:
         among = whose < images
-        found = log_likelihoods(captioner.decoder, torch.cat(features)[:images], tokens[among])
+        with precision():
+            found = log_likelihoods(captioner.decoder, torch.cat(features)[:images], tokens[among])
         scores |= retrieval(found, whose[among])
     return scores
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ import torch
 
 from capbench.captioner import Captioner
 from capbench.scores import Scorer
+from capbench.scores.diversity import NAMES as DIVERSITY
 from tests.support import (
     QUICK,
     QUIET,
@@ -105,7 +107,25 @@ def test_every_decoder_goes_with_every_source(decoder: str, empty_folder: Path) 
 
 def test_mixed_precision_is_lightnings_flag(empty_folder: Path) -> None:
     assert run("fit", *TINY, "--trainer.precision=bf16-mixed", "--name=half") == 0
-    assert result(empty_folder / "runs" / "half")["precision"] == "bf16-mixed"
+    folder = empty_folder / "runs" / "half"
+    assert result(folder)["precision"] == "bf16-mixed"
+    checkpoint = f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}"
+    assert run("test", *QUIET, checkpoint, "--trainer.precision=bf16-mixed", "--likelihood.images=3") == 0
+    assert result(folder)["scores"]["test"]["figures"]["perplexity"] > 1
+
+
+def test_a_test_says_how_varied_and_how_likely(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    figures = {}
+    for command, split in (("test", "test"), ("validate", "val")):
+        assert run(command, *QUIET, f"--ckpt_path={checkpoint}", "--likelihood.references=null") == 0
+        figures[split] = result(run_folder)["scores"][split]["figures"]
+        assert set(figures[split]) == {*DIVERSITY, "perplexity", "perplexity_geometric", "unknown_words"}
+        told = capsys.readouterr().out
+        assert f"{figures[split]['perplexity']:.4f}" in told
+        assert "R@1" not in told
+    log_perplexity = metrics(run_folder)[-1]["val/loss"]
+    assert figures["val"]["perplexity"] == pytest.approx(math.exp(log_perplexity), rel=1e-4)
 
 
 # Mistakes
