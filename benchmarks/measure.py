@@ -60,3 +60,22 @@ def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], round
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def print_rows(rows: list[Row]) -> None:
+    """The table, as Markdown."""
+    print("| what | ours | baseline | ratio | target | |\n| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        amount, unit = row.work
+        print(
+            f"| {row.name} | {amount / row.ours:,.1f} {unit}/s | {amount / row.theirs:,.1f} | {row.ratio:.2f} | "
+            f"{_target(row)} | {row.note} |",
+            flush=True,
+        )
+
+
+def _target(row: Row) -> str:
+    if row.target is None:
+        return ""
+    met = row.ratio <= row.target if row.at_most else row.ratio >= row.target
+    return f"{'at most' if row.at_most else 'at least'} {row.target}{'' if met else ', missed'}"

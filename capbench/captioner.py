@@ -1,10 +1,11 @@
 """The LightningModule: encoder, decoder, loss, optimiser, generated captions and their scores."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import lightning.pytorch as L
 import torch
@@ -129,7 +130,8 @@ class Captioner(L.LightningModule):
         self.finetune_from, self.finetune_stages = finetune_from, finetune_stages
         self.encoder_lr = encoder_lr
         self.glove_coverage: float | None = None
-        self.search, self.fit_beam = search, fit_beam
+        self.search = search
+        self.fit_search = replace(search, beam=fit_beam, captions=1, sample=False, temperature=1.0, top_k=0, top_p=1.0)
         self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
         self.schedule, self.warmup = schedule, warmup
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
@@ -246,10 +248,12 @@ class Captioner(L.LightningModule):
 
     def word_loss(self, batch: Batch, loss: nn.Module) -> tuple[Tensor, int]:
         """Mean loss of a batch's real words, and how many they are; the decoder's own penalty added."""
-        context = select(self.decoder.context(self.features(batch)), batch.owners)
+        context = self.decoder.context(self.features(batch))
+        if len({len(captions) for captions in batch.references}) > 1:  # else they may share their image's row
+            context = select(context, batch.owners)
         inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T)
-        hidden, attention = self.decoder.hidden(context, inputs)
         mask = targets != Vocabulary.PAD
+        hidden, attention = self.decoder.hidden(context, inputs, mask.sum(1))
         logits = self.decoder.output(hidden[mask])  # (real words, V)
         return loss(logits.float(), targets[mask]) + self.decoder.penalty(attention, mask), len(logits)
 
@@ -265,7 +269,7 @@ class Captioner(L.LightningModule):
         loss, words = self.word_loss(batch, nn.CrossEntropyLoss())
         self.log("val/loss", loss, on_epoch=True, batch_size=words, sync_dist=True)
         fitting = self.trainer.state.fn == "fit"
-        self.collect(batch, replace(self.search, beam=self.fit_beam) if fitting else self.search)
+        self.collect(batch, self.fit_search if fitting else self.search)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Captions."""
@@ -275,9 +279,10 @@ class Captioner(L.LightningModule):
         """Captions."""
         self.collect(batch, self.search)
 
-    def caption(self, features: Tensor, options: Search) -> list[str]:
-        """The best caption for each of the features (N, L, C)."""
-        return [captions[0] for captions in self.words(search(self.decoder, features, options))]
+    def caption(self, ids: Sequence[str], features: Tensor, options: Search) -> list[str]:
+        """The best caption for each of the features (N, L, C); samples are drawn by the images' ids."""
+        seeds = [crc32(image.encode()) for image in ids]
+        return [captions[0] for captions in self.words(search(self.decoder, features, options, seeds=seeds))]
 
     def words(self, found: Found) -> list[list[str]]:
         """N lists of K captions."""
@@ -286,7 +291,7 @@ class Captioner(L.LightningModule):
 
     def collect(self, batch: Batch, options: Search) -> None:
         """Caption a batch and keep the captions for the end of the epoch."""
-        self.generated.update(batch.ids, self.caption(self.features(batch), options))
+        self.generated.update(batch.ids, self.caption(batch.ids, self.features(batch), options))
 
     def on_validation_epoch_end(self) -> None:
         """Score the validation split's captions."""

@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
     from capbench.search import search
 
     captioner = Captioner.load(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
-    settings = replace(captioner.search, beam=max(options.beam or captioner.search.beam, options.num_captions))
+    beam = max(options.beam or captioner.search.beam, options.num_captions)
+    settings = replace(captioner.search, beam=beam, captions=options.num_captions)
     unreadable = 0
     for first in range(0, len(paths), options.batch_size):
         readable, pictures = [], []
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
             found = search(captioner.decoder, captioner.encoder(torch.stack(pictures).to(captioner.device)), settings)
         for path, captions, log_probs in zip(readable, captioner.words(found), found.log_probs.tolist(), strict=True):
             pairs = [pair for pair in zip(captions, log_probs, strict=True) if pair[1] > -torch.inf]
-            show(path, pairs[: options.num_captions], options.json)
+            show(path, pairs, options.json)
     return EXIT_UNREADABLE if unreadable else 0
 
 

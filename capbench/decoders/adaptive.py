@@ -82,29 +82,32 @@ class AdaptiveAttention(Decoder):
             ms.append(m)
         before, after, memory = (torch.stack(each, 1) for each in (hs[:-1], hs[1:], ms[1:]))  # (B, T, H)
         sentinel = torch.sigmoid(self.gate(torch.cat([inputs, before], -1))) * torch.tanh(memory)
-        attended, weights, beta = self.attend(after, sentinel, context)
+        by_image = (len(context["keys"]), -1, self.lstm.hidden_size)
+        seen = self.attend(after.reshape(by_image), sentinel.reshape(by_image), context)
+        attended, weights, beta = (each.reshape(*tokens.shape, *each.shape[2:]) for each in seen)
         return self.dropout(attended + after), weights, beta, {"h": hs[-1], "m": ms[-1]}
 
     def attend(self, h: Tensor, sentinel: Tensor, context: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Equations 6 to 8, 11 and 12: c hat (B, T, H), alpha (B, T, L) and beta (B, T)."""
-        queries = self.attention.query(h)  # (B, T, A)
-        z = self.attention(queries.unsqueeze(2), context["keys"].unsqueeze(1))  # (B, T, L)
-        z_sentinel = self.attention(queries, self.sentinel(sentinel))  # (B, T)
+        """Equations 6 to 8, 11 and 12 for W words of each image: c hat (N, W, H), alpha (N, W, L) and beta (N, W)."""
+        queries = self.attention.query(h)  # (N, W, A)
+        z = self.attention(queries.unsqueeze(2), context["keys"].unsqueeze(1))  # (N, W, L)
+        z_sentinel = self.attention(queries, self.sentinel(sentinel))  # (N, W)
         weights = z.softmax(-1)
         beta = torch.cat([z, z_sentinel.unsqueeze(-1)], -1).softmax(-1)[..., -1]
         share = beta.unsqueeze(-1)
         return share * sentinel + (1 - share) * torch.bmm(weights, context["values"]), weights, beta
 
-    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def hidden(self, context: State, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Decoder.hidden`."""
-        hidden, weights, _, _ = self.run(tokens, self.start(context), context)
+        hidden, weights, _, _ = self.run(tokens, self.start(context, len(tokens) // len(context["keys"])), context)
         return hidden, weights
 
-    def start(self, context: State) -> State:
+    def start(self, context: State, hypotheses: int = 1) -> State:
         """See `Decoder.start`; `sentinel` (B,) is the last word's beta."""
         keys = context["keys"]
-        nothing = keys.new_zeros(len(keys), self.lstm.hidden_size)  # (B, H)
-        nowhere = keys.new_zeros(keys.shape[:2])  # (B, L)
+        rows = len(keys) * hypotheses
+        nothing = keys.new_zeros(rows, self.lstm.hidden_size)  # (B, H)
+        nowhere = keys.new_zeros(rows, keys.shape[1])  # (B, L)
         return {"h": nothing, "m": nothing, "attention": nowhere, "sentinel": nowhere[:, 0]}
 
     def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:

@@ -8,8 +8,20 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from capbench.decoders.base import AdditiveAttention, Decoder, State, check_grid, check_sizes, projection
+from capbench.decoders.base import (
+    AdditiveAttention,
+    Decoder,
+    State,
+    check_grid,
+    check_sizes,
+    pack,
+    projection,
+    repeat,
+    unpack,
+)
+from capbench.decoders.recurrence import AttendingLSTM
 from capbench.features import FeatureShape
 
 
@@ -66,16 +78,18 @@ class Attention(Decoder):
         """Values (N, L, C), keys (N, L, A) and the LSTM's initial state (N, H) twice."""
         values = self.project(features)
         h, c = torch.tanh(self.initial(values.mean(1))).chunk(2, -1)
-        return {"values": values, "keys": self.attention.key(values), "h": h, "c": c}
+        keys = self.attention.key(values)
+        return {"values": values.to(keys.dtype), "keys": keys, "h": h, "c": c}  # else autocast casts them at every word
 
     def attend(self, h: Tensor, context: State) -> tuple[Tensor, Tensor]:
         """The attended vector (B, C) and the weights (B, L) for the LSTM state h (B, H)."""
-        queries = self.attention.query(h).unsqueeze(1)  # (B, 1, A)
-        weights = self.attention(queries, context["keys"]).softmax(-1)  # (B, L)
-        attended = torch.bmm(weights.unsqueeze(1), context["values"]).squeeze(1)  # (B, C)
+        keys, values = context["keys"], context["values"]
+        queries = self.attention.query(h).unflatten(0, (len(keys), -1)).unsqueeze(2)  # (N, K, 1, A)
+        weights = self.attention(queries, keys.unsqueeze(1)).softmax(-1)  # (N, K, L)
+        attended = torch.bmm(weights, values).flatten(0, 1)  # (B, C)
         if self.beta is not None:
             attended = attended * torch.sigmoid(self.beta(h))
-        return attended, weights
+        return attended, weights.flatten(0, 1)
 
     def advance(self, words: Tensor, h: Tensor, c: Tensor, context: State) -> tuple[Tensor, ...]:
         """One word (B, M): new h and c, attended vector and weights."""
@@ -88,21 +102,39 @@ class Attention(Decoder):
         deep: Tensor = self.dropout(words + self.deep_hidden(self.dropout(h)) + self.deep_attended(attended))
         return deep
 
-    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Decoder.hidden`."""
-        words = self.dropout(self.embedding(tokens))  # (B, T, M)
-        h, c = context["h"], context["c"]
-        states = []
-        for word in words.unbind(1):
-            h, c, attended, weights = self.advance(word, h, c, context)
-            states.append((h, attended, weights))
-        hs, attendeds, attention = (torch.stack(column, 1) for column in zip(*states, strict=True))
-        return self.deep(words, hs, attendeds), attention
+    def hidden(self, context: State, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `Decoder.hidden`; what `advance` gives word by word, by `AttendingLSTM`."""
+        packed = pack(tokens, lengths)
+        rows = packed.sorted_indices
+        assert rows is not None
+        images = rows // (len(tokens) // len(context["keys"]))
+        words = self.dropout(self.embedding(packed.data))  # (W, M)
+        of_words, of_attended = self.lstm.weight_ih.split((words.shape[1], context["values"].shape[2]), 1)
+        hs, attended, weights = AttendingLSTM.apply(
+            packed.batch_sizes.tolist(),
+            rows,
+            F.linear(words, of_words, self.lstm.bias_ih + self.lstm.bias_hh),
+            *(context[name].index_select(0, images) for name in ("h", "c", "keys")),
+            *(
+                part if part is None else part.to(context["keys"].dtype)  # as autocast would
+                for part in (
+                    context["values"],
+                    self.attention.query.weight,
+                    self.attention.energy.weight.squeeze(0),
+                    torch.cat([of_attended, self.lstm.weight_hh], 1),
+                    self.beta and self.beta.weight,
+                    self.beta and self.beta.bias,
+                )
+            ),
+            torch.is_grad_enabled(),
+        )
+        return unpack(self.deep(words, hs, attended), packed, tokens.shape[1]), weights
 
-    def start(self, context: State) -> State:
+    def start(self, context: State, hypotheses: int = 1) -> State:
         """See `Decoder.start`."""
-        nowhere = context["keys"].new_zeros(context["keys"].shape[:2])  # (B, L)
-        return {"h": context["h"], "c": context["c"], "attention": nowhere}
+        rows = len(context["keys"]) * hypotheses
+        nowhere = context["keys"].new_zeros(rows, context["keys"].shape[1])  # (B, L)
+        return {"h": repeat(context["h"], rows), "c": repeat(context["c"], rows), "attention": nowhere}
 
     def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
         """See `Decoder.step`."""

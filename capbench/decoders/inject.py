@@ -6,7 +6,7 @@ Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption ge
 import torch
 from torch import Tensor, nn
 
-from capbench.decoders.base import LSTMDecoder, State, expand_over_words, pool
+from capbench.decoders.base import LSTMDecoder, State, expand_over_words, pool, repeat
 
 
 class InitInject(LSTMDecoder):
@@ -39,11 +39,12 @@ class PreInject(LSTMDecoder):
         """The image as a word vector (N, 1, E)."""
         return {"image": self.image(pool(features)).unsqueeze(1)}
 
-    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, None]:
+    def padded(self, context: State, tokens: Tensor) -> Tensor:
         """Image and words in one call; the output at the image is left out."""
         words = self.dropout(self.embedding(tokens))
-        hidden, _, _ = self.run(torch.cat([context["image"], words], 1), super().before(context))
-        return self.dropout(hidden[:, 1:]), None
+        image = repeat(context["image"], len(words))
+        hidden, _, _ = self.run(torch.cat([image, words], 1), super().before(context))
+        return self.dropout(hidden[:, 1:])
 
     def before(self, context: State) -> tuple[Tensor, Tensor]:
         """The state after the image."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capbench.decoders.base import Decoder, State, check_sizes, projection
+from capbench.decoders.base import Decoder, State, check_sizes, projection, repeat
 from capbench.errors import UserError
 from capbench.features import FeatureShape
 
@@ -82,15 +82,20 @@ class Transformer(Decoder):
             known.append(now)
         return self.norm(x), known, weights
 
-    def hidden(self, context: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def hidden(self, context: State, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Decoder.hidden`."""
-        hidden, _, weights = self.run(tokens, self.start(context)["words"], context)
+        start = self.start(context, len(tokens) // len(context["image"]))
+        hidden, _, weights = self.run(tokens, start["words"], context)
         return hidden, weights
 
-    def start(self, context: State) -> State:
+    def start(self, context: State, hypotheses: int = 1) -> State:
         """See `Decoder.start`; `words` are the keys and values of no word yet (B, heads, layers, 2, 0, D)."""
         image = context["image"]
-        return {"words": image[..., :0, :].detach(), "attention": image.new_zeros(len(image), image.shape[-2])}
+        rows = len(image) * hypotheses
+        return {
+            "words": repeat(image[..., :0, :].detach(), rows),
+            "attention": image.new_zeros(rows, image.shape[-2]),
+        }
 
     def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
         """See `Decoder.step`; earlier words are not computed again."""
@@ -120,7 +125,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, past: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Words (B, T, H) that may look at the `past` (B, heads, 2, P, D) and the image (B, heads, 2, L, D).
+        """Words (B, T, H) that may look at the `past` (B, heads, 2, P, D) and their images (N, heads, 2, L, D).
 
         Gives the words, past and new keys and values (B, heads, 2, P + T, D), and the weights (B, T, L) of the
         image's places, the mean over the heads. With a past there may be but one word.
@@ -131,12 +136,13 @@ class Layer(nn.Module):
         read = F.scaled_dot_product_attention(words[:, :, 0], keys, values, is_causal=not past.shape[-2])
         x = x + self.dropout(self.words_out(join(read)))
 
-        keys, values = image.unbind(2)  # (B, heads, L, D)
-        queries = split(self.query(self.norm_image(x)), self.heads)  # (B, heads, T, D)
-        weights = (queries @ keys.mT / math.sqrt(keys.shape[-1])).softmax(-1)  # (B, heads, T, L)
-        x = x + self.dropout(self.image_out(join(weights @ values)))
+        keys, values = image.unbind(2)  # (N, heads, L, D)
+        queries = self.query(self.norm_image(x)).reshape(len(image), -1, x.shape[-1])  # (N, K T, H)
+        weights = (split(queries, self.heads) @ keys.mT / math.sqrt(keys.shape[-1])).softmax(-1)  # (N, heads, K T, L)
+        x = x + self.dropout(self.image_out(join(weights @ values).reshape(x.shape)))
 
-        return x + self.dropout(self.feedforward(self.norm_feedforward(x))), known, weights.mean(1)
+        seen = weights.mean(1).reshape(*x.shape[:2], -1)
+        return x + self.dropout(self.feedforward(self.norm_feedforward(x))), known, seen
 
 
 def split(x: Tensor, *parts: int) -> Tensor:

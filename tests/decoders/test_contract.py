@@ -26,7 +26,7 @@ from capbench.parts import part_class
 from capbench.text import Vocabulary
 
 SHAPE, WORDS = FeatureShape(2, 3, 5), 11
-IMAGES, CAPTIONS, LENGTH = 3, 4, 6
+IMAGES, CAPTIONS, HYPOTHESES, LENGTH = 3, 4, 2, 6
 
 Make = Callable[..., Decoder]
 LSTM: dict[str, Any] = {"embedding": 6, "hidden": 7}
@@ -158,6 +158,34 @@ def test_states_are_batch_first_and_reordered_by_select(name: str) -> None:
     chosen, chosen_after = decoder.step(tokens[rows, 1], select(state, rows), select(context, rows))
     torch.testing.assert_close(chosen, logits[rows], atol=1e-6, rtol=0)
     torch.testing.assert_close(chosen_after, select(after, rows), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_an_images_captions_share_its_row_of_the_context(name: str) -> None:
+    decoder, tokens = build(name), some_tokens(IMAGES * HYPOTHESES)
+    shared = decoder.context(some_features())
+    repeated = select(shared, torch.arange(IMAGES).repeat_interleave(HYPOTHESES))
+    torch.testing.assert_close(decoder.hidden(shared, tokens), decoder.hidden(repeated, tokens), atol=1e-6, rtol=0)
+
+    state, expected = decoder.start(shared, HYPOTHESES), decoder.start(repeated)
+    assert state.keys() == expected.keys()
+    for word in tokens.unbind(1):
+        torch.testing.assert_close(state, expected, atol=1e-6, rtol=0)
+        logits, state = decoder.step(word, state, shared)
+        expected_logits, expected = decoder.step(word, expected, repeated)
+        torch.testing.assert_close(logits, expected_logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_lengths_change_nothing_before_a_captions_end(name: str) -> None:
+    decoder, context, tokens = build(name), build(name).context(some_features()), some_tokens(IMAGES * HYPOTHESES)
+    lengths = torch.tensor([3, 6, 1, 5, 2, 4])
+    real = torch.arange(LENGTH) < lengths.unsqueeze(1)
+    hidden, weights = decoder.hidden(context, tokens, lengths)
+    expected, expected_weights = decoder.hidden(context, tokens)
+    torch.testing.assert_close(hidden[real], expected[real], atol=1e-6, rtol=0)
+    if weights is not None and expected_weights is not None:
+        torch.testing.assert_close(weights[real], expected_weights[real], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -1,0 +1,116 @@
+"""Beam search with Attention over 7x7x2048, against the tutorials' and against itself one image at a time.
+
+python benchmarks/search.py [--images 100] [--device cuda] [--bf16]
+
+The decoder has random weights, 512 units and 2,539 words, and never ends by itself: all hypotheses have 20 words, so that
+neither side gains by ending early. Both search with a beam of 5, and their captions are compared.
+"""
+
+import argparse
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.measure import Row, faster, print_rows, side_by_side
+from capbench.decoders import Attention
+from capbench.features import FeatureShape
+from capbench.search import Search, search
+from capbench.text import Vocabulary
+
+SHAPE, WORDS, UNITS = FeatureShape(7, 7, 2048), 2539, 512
+OPTIONS = Search(beam=5, max_words=20)
+
+
+@torch.no_grad()
+def textbook(decoder: Attention, image: Tensor) -> list[int]:
+    """One image's (L, C) best caption, as the best-known PyTorch tutorial searches it.
+
+    The grid is repeated for each hypothesis and projected to attention keys again at each word; all of it is in Python,
+    and the beam shrinks as captions end.
+    """
+    width, device = OPTIONS.beam, image.device
+    grid = decoder.project(image.unsqueeze(0)).expand(width, *image.shape)
+    h, c = torch.tanh(decoder.initial(grid.mean(1))).chunk(2, -1)
+    last = torch.full((width,), Vocabulary.START, device=device)
+    captions, scores = last.unsqueeze(1), torch.zeros(width, 1, device=device)
+    complete: list[tuple[float, list[int]]] = []
+    for word in range(1, OPTIONS.max_words + 1):
+        words = decoder.embedding(last)
+        keys = decoder.attention.key(grid)  # (k, L, A)
+        queries = decoder.attention.query(h).unsqueeze(1)
+        weights = decoder.attention.energy(torch.tanh(keys + queries)).squeeze(2).softmax(1)
+        seen = (grid * weights.unsqueeze(2)).sum(1)
+        seen = torch.sigmoid(decoder.beta(h)) * seen if decoder.beta else seen
+        h, c = decoder.lstm(torch.cat([words, seen], 1), (h, c))
+        log_probs = F.log_softmax(decoder.output(decoder.deep(words, h, seen)).float(), 1)
+        log_probs[:, [Vocabulary.PAD, Vocabulary.START, Vocabulary.UNK]] = -torch.inf
+        log_probs = scores + log_probs
+        scores, place = (log_probs[0] if word == 1 else log_probs.view(-1)).topk(width)
+        parent, last = place // WORDS, place % WORDS
+        captions = torch.cat([captions[parent], last.unsqueeze(1)], 1)
+        going = [i for i, token in enumerate(last.tolist()) if token != Vocabulary.END]
+        for i in set(range(len(last))) - set(going):
+            complete.append((float(scores[i]), captions[i, 1:-1].tolist()))
+        width -= len(last) - len(going)
+        if not width:
+            break
+        captions, scores, last = captions[going], scores[going].unsqueeze(1), last[going]
+        h, c, grid = h[parent[going]], c[parent[going]], grid[parent[going]]
+    else:
+        complete += [(float(score), caption[1:].tolist()) for score, caption in zip(scores, captions, strict=True)]
+    return max(complete)[1]
+
+
+def a_decoder(device: str) -> Attention:
+    """Random weights; it never ends by itself."""
+    torch.manual_seed(0)
+    decoder = Attention(SHAPE, WORDS, embedding=UNITS, hidden=UNITS, attention=UNITS).eval()
+    nn.init.normal_(decoder.output.weight, std=0.3)
+    nn.init.constant_(decoder.output.bias[Vocabulary.END : Vocabulary.END + 1], -1e4)
+    return decoder.to(device)
+
+
+def rows(device: str = "cpu", images: int = 100, bf16: bool = False, rounds: int = 3) -> list[Row]:
+    """Captions a second over the textbook's, and over batches of one image."""
+    decoder = a_decoder(device)
+    features = torch.randn(images, SHAPE.places, SHAPE.channels, device=device)
+    precision = torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
+    dtype = "bf16" if bf16 else "fp32"
+
+    def ours() -> list[list[int]]:
+        with precision:
+            tokens = search(decoder, features, OPTIONS).tokens[:, 0].tolist()
+        return [[word for word in caption if word != Vocabulary.PAD] for caption in tokens]
+
+    def alone() -> None:
+        with precision:
+            for image in features:
+                search(decoder, image.unsqueeze(0), OPTIONS)
+
+    def theirs() -> list[list[int]]:
+        with precision:
+            return [textbook(decoder, image) for image in features]
+
+    same = sum(a == b for a, b in zip(ours(), theirs(), strict=True))
+    note = f"{same} of {images} captions the same"
+    work = (float(images), "captions")
+    return [
+        faster(f"beam 5, Attention, {dtype}, over the textbook's", side_by_side(ours, theirs, rounds), 15, work, note),
+        faster(f"beam 5, Attention, {dtype}, over batches of 1", side_by_side(ours, alone, rounds), 6, work, note),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    options = parser.parse_args()
+    print_rows(rows(options.device, options.images, options.bf16))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from capbench.decoders import Attention
+from capbench.decoders.base import State
+from capbench.features import FeatureShape
+
+SHAPE, WORDS, IMAGES, LENGTH = FeatureShape(2, 3, 5), 11, 3, 6
+LENGTHS = torch.tensor([3, 6, 1, 5, 2, 4])
+
+
+def build(gate: bool, project: int | None = None) -> Attention:
+    torch.manual_seed(0)
+    options = {"embedding": 6, "hidden": 7, "attention": 4, "dropout": 0.0}
+    return Attention(SHAPE, WORDS, gate=gate, project=project, **options).double()
+
+
+def plain(decoder: Attention, context: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """All words one by one, under autograd."""
+    state = decoder.start(context, len(tokens) // len(context["keys"]))
+    h, c, hidden, attention = state["h"], state["c"], [], []
+    for word in decoder.embedding(tokens).unbind(1):
+        h, c, attended, weights = decoder.advance(word, h, c, context)
+        hidden.append(decoder.deep(word, h, attended))
+        attention.append(weights)
+    return torch.stack(hidden, 1), torch.stack(attention, 1)
+
+
+def gradients(decoder: Attention, features: Tensor, hidden: Tensor, attention: Tensor, real: Tensor) -> list[Tensor]:
+    """Of all that hidden states and weights of real words depend on, for one sum of them by chance."""
+    chance = torch.Generator().manual_seed(4)
+    total = sum(
+        (each * torch.randn(each.shape, generator=chance, dtype=each.dtype))[real].sum() for each in (hidden, attention)
+    )
+    learnt = [parameter for name, parameter in decoder.named_parameters() if not name.startswith("output")]
+    return list(torch.autograd.grad(total, [features, *learnt]))
+
+
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("project", [None, 3])
+@pytest.mark.parametrize("captions", [1, 2])
+def test_all_words_at_once_are_the_plain_loop_forward_and_backward(
+    gate: bool, project: int | None, captions: int
+) -> None:
+    decoder = build(gate, project)
+    features = torch.randn(IMAGES, SHAPE.places, SHAPE.channels, dtype=torch.double, requires_grad=True)
+    tokens, lengths = torch.randint(3, WORDS, (IMAGES * captions, LENGTH)), LENGTHS[: IMAGES * captions]
+    real = torch.arange(LENGTH) < lengths.unsqueeze(1)
+    expected = plain(decoder, decoder.context(features), tokens)
+    found = decoder.hidden(decoder.context(features), tokens, lengths)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[real], theirs[real])
+        assert not ours[~real].any()
+    for ours, theirs in zip(
+        gradients(decoder, features, *found, real), gradients(decoder, features, *expected, real), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_step_of_training_in_mixed_precision_is_near_that_in_full() -> None:
+    decoder = build(gate=True).float()
+    features, tokens = torch.randn(IMAGES, SHAPE.places, SHAPE.channels), torch.randint(3, WORDS, (6, LENGTH))
+    gradient = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = decoder.output(decoder.hidden(decoder.context(features), tokens, LENGTHS)[0])
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
+        gradient.append(torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(decoder.parameters()))]))
+    assert nn.functional.cosine_similarity(*gradient, dim=0) > 0.999
+
+
+def test_nothing_is_kept_where_nothing_is_learnt() -> None:
+    decoder = build(gate=True)
+    features, tokens = torch.randn(IMAGES, SHAPE.places, SHAPE.channels).double(), torch.randint(3, WORDS, (3, LENGTH))
+    learning = decoder.hidden(decoder.context(features), tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder.hidden(decoder.context(features), tokens), learning)
