@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Row:
         target: of the ratio; at least that, or at most if `at_most`. Null where there is none.
         work: how much is done in these seconds, and its unit: (1000, "images").
         note: what the two sides are.
+        arithmetic: multiply-adds of ours in these seconds, where they are known, and in which precision.
     """
 
     name: str
@@ -29,18 +32,47 @@ class Row:
     at_most: bool
     work: tuple[float, str]
     note: str
+    arithmetic: tuple[float, torch.dtype] | None = None
 
 
-def faster(name: str, times: tuple[float, float], target: float | None, work: tuple[float, str], note: str) -> Row:
+def faster(
+    name: str,
+    times: tuple[float, float],
+    target: float | None,
+    work: tuple[float, str],
+    note: str,
+    arithmetic: tuple[float, torch.dtype] | None = None,
+) -> Row:
     """How many times faster ours is."""
     ours, theirs = times
-    return Row(name, ours, theirs, theirs / ours, target, False, work, note)
+    return Row(name, ours, theirs, theirs / ours, target, False, work, note, arithmetic)
 
 
-def slower(name: str, times: tuple[float, float], target: float | None, work: tuple[float, str], note: str) -> Row:
+def slower(
+    name: str,
+    times: tuple[float, float],
+    target: float | None,
+    work: tuple[float, str],
+    note: str,
+    arithmetic: tuple[float, torch.dtype] | None = None,
+) -> Row:
     """How many times longer ours takes."""
     ours, theirs = times
-    return Row(name, ours, theirs, ours / theirs, target, True, work, note)
+    return Row(name, ours, theirs, ours / theirs, target, True, work, note, arithmetic)
+
+
+def multiply_adds(run: Callable[[], object]) -> float:
+    """Of all matrix products in one run; PyTorch counts no fused LSTM."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2
+
+
+def most_multiply_adds(device: str, dtype: torch.dtype, size: int = 2048) -> float:
+    """A second, in one large matrix product: the limit of arithmetic."""
+    square = torch.randn(size, size, device=device, dtype=dtype)
+    product = partial(torch.mm, square, square, out=torch.empty_like(square))
+    return size**3 / side_by_side(product, lambda: None, 9)[0]
 
 
 def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 5) -> tuple[float, float]:
@@ -62,20 +94,33 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def print_rows(rows: list[Row]) -> None:
-    """The table, as Markdown."""
-    print("| what | ours | baseline | ratio | target | |\n| --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        amount, unit = row.work
-        print(
-            f"| {row.name} | {amount / row.ours:,.1f} {unit}/s | {amount / row.theirs:,.1f} | {row.ratio:.2f} | "
-            f"{_target(row)} | {row.note} |",
-            flush=True,
-        )
+TITLES = "| what | baseline | ratio | target | ours | baseline's | of the limit |\n" + "| --- " * 7 + "|"
 
 
-def _target(row: Row) -> str:
-    if row.target is None:
-        return ""
-    met = row.ratio <= row.target if row.at_most else row.ratio >= row.target
-    return f"{'at most' if row.at_most else 'at least'} {row.target}{'' if met else ', missed'}"
+def line(row: Row, limits: dict[torch.dtype, float]) -> str:
+    """A row of the Markdown table under `TITLES`; `limits` are multiply-adds a second."""
+    amount, unit = row.work
+    share = f"{row.arithmetic[0] / row.ours / limits[row.arithmetic[1]]:.0%}" if row.arithmetic else ""
+    target = "" if row.target is None else f"{'at most' if row.at_most else 'at least'} {row.target}"
+    cells = (
+        row.name,
+        row.note,
+        f"**{row.ratio:.2f}**{'' if met(row) else ' (missed)'}",
+        target,
+        f"{amount / row.ours:,.1f} {unit}/s",
+        f"{amount / row.theirs:,.1f}",
+        share,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def met(row: Row) -> bool:
+    """Whether the ratio is as good as its target."""
+    return row.target is None or (row.ratio <= row.target if row.at_most else row.ratio >= row.target)
+
+
+def print_rows(rows: list[Row], device: str) -> None:
+    """The table."""
+    dtypes = {row.arithmetic[1] for row in rows if row.arithmetic}
+    limits = {dtype: most_multiply_adds(device, dtype) for dtype in dtypes}
+    print(TITLES, *(line(row, limits) for row in rows), sep="\n")

@@ -2,18 +2,18 @@
 
 python benchmarks/search.py [--images 100] [--device cuda] [--bf16]
 
-The decoder has random weights, 512 units and 2,539 words, and never ends by itself: all hypotheses have 20 words, so that
-neither side gains by ending early. Both search with a beam of 5, and their captions are compared.
+The decoder has random weights, 512 units and 2,539 words, and never ends by itself: all hypotheses have 20 words, so
+that neither side gains by ending early. Both search with a beam of 5, and their captions are compared.
 """
 
 import argparse
 from contextlib import nullcontext
 
 import torch
+from measure import Row, faster, multiply_adds, print_rows, side_by_side
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import Row, faster, print_rows, side_by_side
 from capbench.decoders import Attention
 from capbench.features import FeatureShape
 from capbench.search import Search, search
@@ -44,7 +44,8 @@ def textbook(decoder: Attention, image: Tensor) -> list[int]:
         seen = (grid * weights.unsqueeze(2)).sum(1)
         seen = torch.sigmoid(decoder.beta(h)) * seen if decoder.beta else seen
         h, c = decoder.lstm(torch.cat([words, seen], 1), (h, c))
-        log_probs = F.log_softmax(decoder.output(decoder.deep(words, h, seen)).float(), 1)
+        hidden = words + decoder.deep_hidden(h) + decoder.deep_attended(seen)
+        log_probs = F.log_softmax(decoder.output(hidden).float(), 1)
         log_probs[:, [Vocabulary.PAD, Vocabulary.START, Vocabulary.UNK]] = -torch.inf
         log_probs = scores + log_probs
         scores, place = (log_probs[0] if word == 1 else log_probs.view(-1)).topk(width)
@@ -95,10 +96,24 @@ def rows(device: str = "cpu", images: int = 100, bf16: bool = False, rounds: int
 
     same = sum(a == b for a, b in zip(ours(), theirs(), strict=True))
     note = f"{same} of {images} captions the same"
-    work = (float(images), "captions")
+    work, arithmetic = (float(images), "captions"), (multiply_adds(ours), torch.bfloat16 if bf16 else torch.float32)
     return [
-        faster(f"beam 5, Attention, {dtype}, over the textbook's", side_by_side(ours, theirs, rounds), 15, work, note),
-        faster(f"beam 5, Attention, {dtype}, over batches of 1", side_by_side(ours, alone, rounds), 6, work, note),
+        faster(
+            f"beam 5, 20 words, Attention, {dtype}",
+            side_by_side(ours, theirs, rounds),
+            15,
+            work,
+            f"the textbook's search, image by image; {note}",
+            arithmetic,
+        ),
+        faster(
+            f"beam 5, 20 words, Attention, {dtype}",
+            side_by_side(ours, alone, rounds),
+            6,
+            work,
+            "the same code, image by image",
+            arithmetic,
+        ),
     ]
 
 
@@ -109,7 +124,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
-    print_rows(rows(options.device, options.images, options.bf16))
+    print_rows(rows(options.device, options.images, options.bf16), options.device)
 
 
 if __name__ == "__main__":

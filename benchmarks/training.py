@@ -19,7 +19,7 @@ from typing import Any, Literal
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from measure import Row, faster, side_by_side, slower
+from measure import Row, faster, multiply_adds, print_rows, side_by_side, slower
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
@@ -53,11 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--units", type=int, nargs="+", default=[256, 512])
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
-    for row in rows(options.device, options.rounds, options.units):
-        amount, unit = row.work
-        target = "" if row.target is None else f"{'at most' if row.at_most else 'at least'} {row.target}"
-        print(f"{row.ratio:6.2f}  {target:14}{amount / row.ours:10,.0f} {unit}/s  {row.name}: {row.note}")
+    print_rows(rows(options.device, options.rounds, options.units), options.device)
 
 
 def rows(device: str = "cpu", rounds: int = 5, units: list[int] | None = None) -> list[Row]:
@@ -90,8 +86,8 @@ def trainer_step(decoder: Callable[..., Decoder], units: int, device: str, round
         )
         trainer.fit(captioner, DrawnCaptions(4 * rounds + 1, feature_store=Path(folder), batch_size=IMAGES))
     ours, theirs, words = (median(each[1:]) for each in zip(*beside.seconds_and_words, strict=True))
-    note = f"Trainer step over bare LSTM + Linear + cross-entropy, {units} units, batch {IMAGES} x {REFERENCES}"
-    return slower(decoder.__name__, (ours, theirs), 1.15, (words, "words"), note)
+    name = f"Trainer step, {decoder.__name__}, {units} units, batch {IMAGES} x {REFERENCES}"
+    return slower(name, (ours, theirs), 1.15, (words, "words"), "bare LSTM + Linear + cross-entropy, padded")
 
 
 def bare_layers(units: int, device: str) -> tuple[nn.LSTM, nn.Linear]:
@@ -155,17 +151,18 @@ def attention_step(device: str, rounds: int) -> list[Row]:
 
     ours = partial(step, captioner.decoder, lambda: captioner.word_loss(batch, captioner.loss)[0])
     theirs = partial(step, textbook, lambda: textbook.loss(repeated, tokens, lengths))
-    work, note = (
+    work, name = (
         (int(lengths.sum()) - len(lengths), "words"),
-        f"7 x 7 x 2,048, 512 units, batch {IMAGES} x {REFERENCES}",
+        f"training step, Attention, 7x7x2048, 512 units, batch {IMAGES} x {REFERENCES}",
     )
+    arithmetic = multiply_adds(partial(ours, device, False))
     fp32, bf16 = (
         side_by_side(partial(ours, device, half), partial(theirs, device, half), rounds) for half in (False, True)
     )
     return [
-        faster("Attention, fp32", fp32, 2.5, work, f"over the textbook's, {note}"),
-        faster("Attention, bf16", bf16, 4.5, work, f"over the textbook's in bf16, {note}"),
-        faster("Attention, bf16", (bf16[0], fp32[1]), None, work, f"over the textbook's in fp32, {note}"),
+        faster(f"{name}, fp32", fp32, 2.5, work, "the textbook's, fp32", (arithmetic, torch.float32)),
+        faster(f"{name}, bf16", bf16, 4.5, work, "the textbook's, bf16", (arithmetic, torch.bfloat16)),
+        faster(f"{name}, bf16", (bf16[0], fp32[1]), 4.5, work, "the textbook's, fp32", (arithmetic, torch.bfloat16)),
     ]
 
 

@@ -1,10 +1,12 @@
 """`python -m capbench COMMAND`."""
 
+import errno
 import os
 import sys
 from importlib import import_module
 
 from capbench.errors import UserError
+from capbench.quiet import be_quiet
 
 COMMANDS = {
     "fit": ("capbench.cli", "train a captioner"),
@@ -12,9 +14,16 @@ COMMANDS = {
     "test": ("capbench.cli", "caption and score the test split"),
     "predict": ("capbench.cli", "caption a split, without scores"),
     "data": ("capbench.commands.data", "look at the captioned images that a folder or the Hub holds"),
+    "features": ("capbench.commands.features", "list, build or clear what frozen encoders gave"),
     "score": ("capbench.commands.score", "score anybody's captions"),
     "caption": ("capbench.commands.caption", "caption image files"),
 }
+
+OF_THE_MACHINE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""Errors of a file that lie in the machine, and not in the program: all others keep their traceback."""
 
 USAGE = "usage: python -m capbench COMMAND [options]\n\n{}\n\nOptions of a command: python -m capbench COMMAND --help"
 
@@ -36,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.")
         module = import_module(COMMANDS[command][0])
+        be_quiet()
         status = module.main(arguments if COMMANDS[command][0] == "capbench.cli" else options)
         return int(status or 0)
     except UserError as error:
@@ -48,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough; what is left in the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_THE_MACHINE:
+            raise
+        reason = f"{error.filename} cannot be read or written ({error.strerror})"
+        print(f"capbench: {reason}: name another file or folder, or mend this one.", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -29,12 +29,18 @@ NAMES = {
     "perplexity": "perplexity",
     "perplexity_geometric": "geometric mean",
     "unknown_words": "unknown words",
+    "likelihood_references": "references",
     "recall1": "R@1",
     "recall5": "R@5",
     "recall10": "R@10",
     "median_rank": "median rank",
+    "retrieval_images": "among images",
 }
-"""Figure -> the title of its column. `unknown_words` and the three R@K are shares, 0 to 1."""
+"""Figure -> the title of its column. `unknown_words` and the three R@K are shares, 0 to 1.
+
+`likelihood_references` and `retrieval_images` say of how many captions the figures before them are, and how many images
+were ranked.
+"""
 
 
 class Likelihood(L.Callback):
@@ -71,7 +77,8 @@ class Likelihood(L.Callback):
             return
         batches = islice(loader, int(getattr(trainer, f"num_{split}_batches")[0]) * trainer.world_size)
         precision = trainer.precision_plugin.forward_context
-        figures = likelihood_scores(captioner, batches, self.references, self.images, precision)
+        bars = trainer.progress_bar_callback is not None
+        figures = likelihood_scores(captioner, batches, self.references, self.images, precision, bars)
         captioner.keep_figures(split, figures)
 
 
@@ -82,6 +89,7 @@ def likelihood_scores(
     references: int | None = 1,
     images: int = 0,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    bars: bool = True,
 ) -> dict[str, float]:
     """The figures under the keys of `NAMES`, of references given their images.
 
@@ -94,6 +102,7 @@ def likelihood_scores(
         images: the retrieval is among so many images, the first ones; 0 leaves it out, since its time grows with their
             square.
         precision: in which the captioner runs.
+        bars: whether progress is shown.
 
     Raises:
         UserError: there are no batches, or the likelihoods are no numbers.
@@ -103,7 +112,7 @@ def likelihood_scores(
     owners: list[Tensor] = []
     own: list[Tensor] = []
     seen = 0
-    for batch in tqdm(batches, "perplexity", unit="batch", mininterval=1):
+    for batch in tqdm(batches, "perplexity", unit="batch", mininterval=1, delay=3, disable=not bars):
         batch = captioner.transfer_batch_to_device(batch, captioner.device, 0)
         whose = batch.owners
         place = torch.arange(len(whose), device=captioner.device) - torch.searchsorted(whose, whose)
@@ -119,12 +128,12 @@ def likelihood_scores(
     if not seen:
         raise UserError("There are no images whose captions' likelihood could be measured: give at least one batch.")
     tokens, whose = pad_sequence(captions, batch_first=True, padding_value=Vocabulary.PAD), torch.cat(owners)
-    scores = perplexity(torch.cat(own), tokens)
+    scores = perplexity(torch.cat(own), tokens) | {"likelihood_references": len(tokens)}
     if images:
         among = whose < images
         with precision():
-            found = log_likelihoods(captioner.decoder, torch.cat(features)[:images], tokens[among])
-        scores |= retrieval(found, whose[among])
+            found = log_likelihoods(captioner.decoder, torch.cat(features)[:images], tokens[among], bars=bars)
+        scores |= retrieval(found, whose[among]) | {"retrieval_images": found.shape[1]}
     return scores
 
 
@@ -190,7 +199,7 @@ def retrieval(log_likelihoods: Tensor, owners: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def log_likelihoods(decoder: Decoder, features: Tensor, tokens: Tensor, chunk: int = 256) -> Tensor:
+def log_likelihoods(decoder: Decoder, features: Tensor, tokens: Tensor, chunk: int = 256, bars: bool = True) -> Tensor:
     """Natural log-probability (B, N) of each caption, `<end>` included, given each image.
 
     What captions begin with in common is computed once for all of them. Beside the result, memory holds `chunk` images'
@@ -202,13 +211,14 @@ def log_likelihoods(decoder: Decoder, features: Tensor, tokens: Tensor, chunk: i
         features: (N, L, C).
         tokens: (B, T + 1) from `<start>` to `<end>`, `<pad>` behind.
         chunk: images for which a word is computed at once.
+        bars: whether progress is shown.
     """
     tree = Beginning()
     for row, caption in enumerate(tokens.tolist()):
         tree.add(row, [word for word in caption if word != Vocabulary.PAD])
     result = torch.empty(len(tokens), len(features), device=features.device)
     title = f"likelihoods of {len(tokens)} captions for {len(features)} images"
-    with tqdm(total=result.numel(), desc=title, unit="pair", unit_scale=True, mininterval=1) as bar:
+    with tqdm(total=result.numel(), desc=title, unit="pair", unit_scale=True, mininterval=1, disable=not bars) as bar:
         for first in range(0, len(features), chunk):
             images = slice(first, first + chunk)
             for rows, found in _walk(decoder, features[images], tree):

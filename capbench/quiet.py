@@ -1,6 +1,7 @@
 """What is not shown of other libraries' messages, and how our own warnings look."""
 
 import logging
+import os
 import re
 import warnings
 from functools import cache
@@ -31,7 +32,9 @@ def be_quiet() -> None:
         return f"capbench: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = format_warning
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt where there is no network
+    # the Hub tells of each attempt where there is no network; where it is imported later, that sets the level anew
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     unneeded = re.compile(r"💡|.PU available|Seed set|Loading `train_dataloader` to estimate")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(lambda record: not unneeded.match(record.getMessage()))

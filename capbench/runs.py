@@ -9,11 +9,13 @@ runs/NAME/config.yaml        the resolved configuration, fit for --config
           result.json        status, scores, and everything needed to tell whether two runs can be compared
 """
 
+import errno
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +104,43 @@ class RunFolder:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _unfinished(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+
+
+def require_writable(path: Path) -> None:
+    """Make the folder of a file that will be written, and see that it can be.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with _unfinished(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A file that lies beside `path` until it takes its place; mistakes are about `path`."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        occupied = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is where its folder would be" if occupied else error.strerror
+        raise UserError(f"{path} cannot be written ({reason}): name another folder, or mend this one.") from error
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
+from capbench.captioner import Captioner
 from capbench.likelihood import NAMES as LIKELIHOOD
 from capbench.runs import RunFolder
 from capbench.scores import columns
@@ -48,7 +49,9 @@ def _coverage(share: float | None) -> str:
 
 def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) -> None:
     """Print the summary of a run's folder."""
-    result = folder.result()
+    result, captioner = folder.result(), trainer.lightning_module
+    assert isinstance(captioner, Captioner)
+    split = "val" if command == "validate" else str(command)
     if command == "fit":
         best = result.get("scores", {}).get("val", {})
         print(
@@ -59,13 +62,11 @@ def print_summary(command: str | None, folder: RunFolder, trainer: L.Trainer) ->
             print(f"Best validation (epoch {best['epoch']}, {best['images']} images): BLEU-4 {best['bleu4']:.3f}")
         if left := folder.left():
             print(f"Next: {_python()} -m capbench test --ckpt_path {_quoted(left)}")
+    elif split not in captioner.captions:
+        print(f"\nNo image was captioned, by --trainer.limit_{split}_batches: {folder.path} is as it was.")
     elif command == "predict":
         print(f"\nCaptions: {folder.predictions}")
     else:
-        split = "val" if command == "validate" else "test"
-        if split not in result.get("scores", {}):
-            print(f"\nNo image of the split {split} was captioned.")
-            return
         print()
         print_scores(split, result["scores"][split])
         print_captions(folder, split)

@@ -1,5 +1,6 @@
 """fit, validate, test and predict on the command line: what is taken, what is refused, what a run leaves."""
 
+import errno
 import inspect
 import json
 import math
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -114,13 +116,61 @@ def test_mixed_precision_is_lightnings_flag(empty_folder: Path) -> None:
     assert result(folder)["scores"]["test"]["figures"]["perplexity"] > 1
 
 
+def test_what_likelihoods_are_about_is_said(run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And no bar is shown where none is asked for, nor old scores where nothing was captioned."""
+    checkpoint = f"--ckpt_path={run_folder / 'checkpoints' / 'last.ckpt'}"
+    assert run("test", *QUIET, checkpoint, "--likelihood.images=1000") == 0
+    figures = result(run_folder)["scores"]["test"]["figures"]
+    assert (figures["likelihood_references"], figures["retrieval_images"]) == (3, 3)
+    told = capfd.readouterr()
+    lines = told.out.splitlines()
+    [place] = [place for place, line in enumerate(lines) if line.endswith("median rank  among images")]
+    assert lines[place + 1].split()[-1] == "3"
+    assert "likelihoods" not in told.err
+    before = result(run_folder)
+    assert run("test", *QUIET, checkpoint, "--trainer.limit_test_batches=0") == 0
+    told = capfd.readouterr()
+    assert "No image was captioned, by --trainer.limit_test_batches: " in told.out
+    assert "BLEU" not in told.out
+    assert result(run_folder) == before
+    assert run("predict", *QUIET, checkpoint, "--trainer.limit_predict_batches=0") == 0
+    assert "No image was captioned, by --trainer.limit_predict_batches: " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["occupied", "occupied/below"])
+def test_a_folder_that_cannot_be_made_is_named(
+    place: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("occupied").touch()
+    assert run("fit", *TINY, f"--runs={place}", "--name=x") == 2
+    assert_one_sentence(capsys, f"{place}/x/result.json cannot be written (a file is where its folder would be)")
+
+
+def test_an_error_that_is_no_fault_of_the_machine_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), OSError("a bug"), TypeError()):
+        monkeypatch.setattr("capbench.commands.data.main", partial(throw, error))
+        with pytest.raises(type(error)):
+            run("data")
+
+
+def test_the_hub_is_quiet_even_where_it_is_imported_later() -> None:
+    code = "from capbench.quiet import be_quiet; be_quiet(); import huggingface_hub.utils as utils; "
+    code += "assert utils.logging.get_verbosity() == utils.logging.ERROR"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def throw(error: Exception, _: list[str]) -> None:
+    raise error
+
+
 def test_a_test_says_how_varied_and_how_likely(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
     figures = {}
     for command, split in (("test", "test"), ("validate", "val")):
         assert run(command, *QUIET, f"--ckpt_path={checkpoint}", "--likelihood.references=null") == 0
         figures[split] = result(run_folder)["scores"][split]["figures"]
-        assert set(figures[split]) == {*DIVERSITY, "perplexity", "perplexity_geometric", "unknown_words"}
+        measured = {"perplexity", "perplexity_geometric", "unknown_words", "likelihood_references"}
+        assert set(figures[split]) == {*DIVERSITY, *measured}
         told = capsys.readouterr().out
         assert f"{figures[split]['perplexity']:.4f}" in told
         assert "R@1" not in told

@@ -188,6 +188,7 @@ def test_likelihoods_that_are_no_numbers_are_refused() -> None:
         retrieval(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))
 
 
+OF_ALL = {"perplexity", "perplexity_geometric", "unknown_words", "likelihood_references"}
 NUMBERS = [1, 3, 2, 1, 2]  # captions of each of five images
 
 
@@ -231,6 +232,7 @@ def test_the_figures_of_a_captioner(captioner: Captioner, references: int | None
     tokens, owners = everything.tokens[keep], everything.owners[keep]
     table = log_likelihoods(captioner.decoder, captioner.features(everything), tokens)
     expected = perplexity(table.gather(1, owners.unsqueeze(1)).squeeze(1), tokens) | retrieval(table, owners)
+    expected |= {"likelihood_references": sum(keep), "retrieval_images": 5}
     found = likelihood_scores(captioner, [everything], references, 5)
     assert list(found) == list(NAMES)
     assert found == pytest.approx(expected, rel=1e-4)
@@ -247,9 +249,17 @@ def test_retrieval_is_among_the_first_images_and_perplexity_of_all(captioner: Ca
     found = likelihood_scores(captioner, batches(captioner, 2), images=3)
     expected = likelihood_scores(captioner, few, images=3)
     for name in NAMES:
-        other = everything if name in ("perplexity", "perplexity_geometric", "unknown_words") else expected
+        other = everything if name in OF_ALL else expected
         assert found[name] == pytest.approx(other[name], rel=1e-4), name
-    assert "median_rank" not in likelihood_scores(captioner, few)
+    assert set(likelihood_scores(captioner, few)) == OF_ALL
+    assert (found["likelihood_references"], found["retrieval_images"]) == (5, 3)
+    assert likelihood_scores(captioner, batches(captioner, 2), images=9)["retrieval_images"] == 5
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_progress_is_shown_or_not(captioner: Captioner, bars: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    likelihood_scores(captioner, batches(captioner, 2), images=5, bars=bars)
+    assert bool(capsys.readouterr().err) == bars
 
 
 @pytest.mark.parametrize("options", [{"references": 0}, {"images": -1}])

@@ -1,5 +1,7 @@
 import json
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from capbench.errors import UserError
-from capbench.runs import RunFolder, read_checkpoint, write_jsonl, write_text
+from capbench.runs import RunFolder, read_checkpoint, require_writable, write_jsonl, write_text
 
 
 def make_runs(root: Path, *names: str) -> None:
@@ -89,6 +91,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_text(file, "new")
     assert list(file.parent.iterdir()) == [file]
     assert file.read_bytes() == "é\n".encode()
+
+
+def test_an_error_of_writing_is_about_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.json").mkdir()
+    for file in (tmp_path / "file" / "a.json", tmp_path / "file" / "b" / "a.json", tmp_path / "folder.json"):
+        for write in (require_writable, partial(write_text, text="")):
+            with pytest.raises(UserError, match=rf"^{re.escape(str(file))} cannot be written \((a file is|Is a dir)"):
+                write(file)
+    require_writable(tmp_path / "new" / "a.json")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_row_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:

@@ -260,10 +260,9 @@ def test_the_best_captions_are_the_same_however_many_are_asked_for(name: str, le
                 torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("wanted", [1, 3])
-def test_images_that_are_done_are_not_searched_on(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_done_are_not_searched_on(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, features, rows = build("ParInject", 2, spoken=9), some_features(40), []
-    decoder.output.bias.data[Vocabulary.END] = 0.0  # type: ignore[index]
+    decoder.output.bias.data[Vocabulary.END] = 1.0  # type: ignore[index]
     step = decoder.step
 
     def count(tokens: Tensor, *rest: State) -> tuple[Tensor, State]:
@@ -271,11 +270,10 @@ def test_images_that_are_done_are_not_searched_on(wanted: int, monkeypatch: pyte
         return step(tokens, *rest)
 
     monkeypatch.setattr(decoder, "step", count)
-    found = search(decoder, features, Search(3, 12, captions=wanted))
+    found = search(decoder, features, Search(3, 12))
     lengths = (found.tokens[:, 0] != Vocabulary.PAD).sum(1)
     assert rows[0] == 40
-    assert max(rows) == 120
-    assert rows[-1] < 60
+    assert rows[-1] < max(rows) / 2
     assert len(rows) >= lengths.max()
 
 
@@ -323,7 +321,7 @@ def sampled(captions: int = 1, max_words: int = 6, **options: Any) -> Search:
 
 
 @given(
-    st.lists(st.floats(-4, 4), min_size=4, max_size=4),
+    st.lists(st.floats(-4, 4, width=16), min_size=4, max_size=4),
     st.floats(0.3, 3),
     st.integers(0, 5),
     st.floats(0.05, 1),
@@ -347,9 +345,9 @@ def test_words_are_drawn_as_often_as_they_are_probable(
     _, _, words = _draw(rows, rows.logsumexp(-1), torch.zeros(10_000, 1), dice.unsqueeze(1), options)
     found = words.flatten().bincount(minlength=4) / 10_000
     expected = torch.tensor([weights[i] / sum(weights[k] for k in kept) if i in kept else 0.0 for i in range(4)])
-    ties = len(set(logits)) < 4  # which of equally probable words is kept is chance
-    torch.testing.assert_close(found.sort().values if ties else found, expected.sort().values if ties else expected,
-                               atol=3e-4, rtol=0)  # fmt: skip
+    if len(set(logits)) < 4:  # which of equally probable words is kept is chance
+        found, expected = found.sort().values, expected.sort().values
+    torch.testing.assert_close(found, expected, atol=3e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from capbench.captioner import Batch, Captioner
 from capbench.data.captions import CaptionedImage, CaptionSet
 from capbench.data.features import FeatureStore, OpenedImages
+from capbench.encoder import Encoder
 from capbench.errors import UserError
 from capbench.text import Vocabulary
 
@@ -31,8 +32,10 @@ class CaptionData(L.LightningDataModule, ABC):
             scored in each validation during training; `validate` takes all. null takes all there too.
         min_count: a word is in the vocabulary if it occurs so often in the training captions.
         max_words: longer training captions are cut.
-        num_workers: processes that read and resize images; 0 does it in the main process.
-        feature_store: folder of the features that frozen encoders gave; null runs the encoder in every epoch.
+        num_workers: processes that read and resize images; 0 does it in the main process. For features on a CPU none
+            are started: the threads that encode images read them too.
+        feature_store: folder of the features that frozen encoders gave; null runs the encoder in every epoch. They are
+            read from it batch by batch, or once, if they take at most half of a GPU's free memory.
         feature_dtype: precision of the stored features.
         predict_split: the split that `predict` captions.
     """
@@ -56,6 +59,7 @@ class CaptionData(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.feature_store, self.feature_dtype = feature_store, feature_dtype
         self.captions = CaptionSet([])
+        self.stores: dict[Path, FeatureStore] = {}
 
     @abstractmethod
     def read(self) -> CaptionSet:
@@ -122,37 +126,49 @@ class CaptionData(L.LightningDataModule, ABC):
         assert isinstance(captioner, Captioner)
         assert captioner.vocabulary is not None
         learns = self._fitting() and captioner.encoder_learns(self.trainer.current_epoch)
-        store = None if learns else self._store(captioner, images[0].split)
         augment = learns and part == "train"
         encoder = captioner.encoder
+        if learns:
+            self.stores.clear()
+        store = None if learns else self.store(encoder, images[0].split)
         dataset: Dataset[Any] = OpenedImages(images, encoder.train_transform if augment else encoder.transform)
         if store:
             dataset = StoredFeatures(images, store)
+            if store.held is None and has_room(captioner.device, store.size):
+                store.hold(captioner.device)
+        collate: Any = Collate(captioner.vocabulary, self.max_words, encoded=store is not None)  # of whole batches
         workers = 0 if store else self.num_workers
         return DataLoader(
             dataset,
             batch_size=batch_size,
             shuffle=shuffle,
-            collate_fn=Collate(captioner.vocabulary, self.max_words, encoded=store is not None),
+            collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not (store and store.held is not None),
         )
 
-    def _store(self, captioner: Captioner, split: str) -> FeatureStore | None:
-        """The features of a split, built first by the first process if need be."""
-        if self.feature_store is None or not captioner.encoder.frozen:
+    def store(self, encoder: Encoder, split: str) -> FeatureStore | None:
+        """The features of a split, built first if need be.
+
+        None where the encoder must run in every epoch. All processes that train together must call this.
+        """
+        if self.feature_store is None or not encoder.frozen:
             return None
-        assert self.trainer is not None
-        store = FeatureStore(self.feature_store, captioner.encoder, self.captions.split(split), self.feature_dtype)
-        if self.trainer.is_global_zero and not store.exists():
-            store.build(captioner.encoder, self.num_workers)
-        self.trainer.strategy.barrier()
-        return store.open()
+        store = FeatureStore(self.feature_store, encoder, self.captions.split(split), self.feature_dtype)
+        if store.folder not in self.stores:
+            store.build(encoder, self.num_workers)
+            self.stores[store.folder] = store.open()
+        return self.stores[store.folder]
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes are at most half of what a GPU has free."""
+    return device.type == "cuda" and 2 * size <= torch.cuda.mem_get_info(device)[0]
 
 
 class StoredFeatures(Dataset[tuple[CaptionedImage, Tensor]]):
-    """Images with their features (L, C) from the store."""
+    """Images with their features (L, C) from the store; batches are taken whole."""
 
     def __init__(self, images: list[CaptionedImage], store: FeatureStore) -> None:
         self.images, self.store = images, store
@@ -163,8 +179,13 @@ class StoredFeatures(Dataset[tuple[CaptionedImage, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[CaptionedImage, Tensor]:
         """An image and its features."""
-        image = self.images[index]
-        return image, self.store[image.id]
+        images, features = self.__getitems__([index])
+        return images[0], features[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[list[CaptionedImage], Tensor]:
+        """A batch: N images and their features (N, L, C)."""
+        images = [self.images[index] for index in indices]
+        return images, self.store.features(images)
 
 
 class Collate:
@@ -173,9 +194,9 @@ class Collate:
     def __init__(self, vocabulary: Vocabulary, max_words: int, encoded: bool) -> None:
         self.vocabulary, self.max_words, self.encoded = vocabulary, max_words, encoded
 
-    def __call__(self, samples: list[tuple[CaptionedImage, Tensor]]) -> Batch:
-        """Samples of one batch."""
-        images, inputs = zip(*samples, strict=True)
+    def __call__(self, samples: tuple[list[CaptionedImage], Tensor]) -> Batch:
+        """N images and their pictures (N, 3, H, W) or features (N, L, C)."""
+        images, inputs = samples
         captions = [
             torch.tensor(self.vocabulary.encode(caption, self.max_words))
             for image in images
@@ -184,7 +205,7 @@ class Collate:
         counts = torch.tensor([len(image.references) for image in images])
         return Batch(
             ids=[image.id for image in images],
-            inputs=torch.stack(inputs),
+            inputs=inputs,
             encoded=self.encoded,
             references=[image.references for image in images],
             tokens=pad_sequence(captions, batch_first=True, padding_value=Vocabulary.PAD),

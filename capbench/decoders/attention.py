@@ -24,6 +24,9 @@ from capbench.decoders.base import (
 from capbench.decoders.recurrence import AttendingLSTM
 from capbench.features import FeatureShape
 
+LOOKS = 60
+"""So often an image is looked at in training, by five captions of twelve words; more often by a beam."""
+
 
 class Attention(Decoder):
     """LSTM that looks at another part of the grid for each word.
@@ -73,33 +76,49 @@ class Attention(Decoder):
         self.deep_attended = nn.Linear(channels, embedding, bias=False)
         self.output = nn.Linear(embedding, vocabulary_size)
         self.doubly_stochastic = doubly_stochastic
+        self.early = shape.places <= LOOKS
 
     def context(self, features: Tensor) -> State:
-        """Values (N, L, C), keys (N, L, A) and the LSTM's initial state (N, H) twice."""
+        """Keys (N, L, A), the LSTM's initial state (N, H) twice, and what is `seen` of the grid (N, L, D).
+
+        What words see passes two matrices: into the LSTM's gates, and into the deep output layer. A small grid passes
+        them here, once, and D = 4 H + M; a large one has more places than an image has words that look, and D = C.
+        """
         values = self.project(features)
         h, c = torch.tanh(self.initial(values.mean(1))).chunk(2, -1)
         keys = self.attention.key(values)
-        return {"values": values.to(keys.dtype), "keys": keys, "h": h, "c": c}  # else autocast casts them at every word
+        seen = F.linear(values, torch.cat([self.gates_of()[1], self.deep_attended.weight])) if self.early else values
+        return {"seen": seen.to(keys.dtype), "keys": keys, "h": h, "c": c}  # else autocast casts it at every word
+
+    def gates_of(self) -> tuple[Tensor, Tensor]:
+        """The LSTM's matrices from a word (4 H, M) and from the attended vector (4 H, C)."""
+        of_words, of_attended = self.lstm.weight_ih.tensor_split((self.embedding.embedding_dim,), 1)
+        return of_words, of_attended
 
     def attend(self, h: Tensor, context: State) -> tuple[Tensor, Tensor]:
-        """The attended vector (B, C) and the weights (B, L) for the LSTM state h (B, H)."""
-        keys, values = context["keys"], context["values"]
+        """What is seen (B, D), and the weights (B, L), for the LSTM state h (B, H)."""
+        keys = context["keys"]
         queries = self.attention.query(h).unflatten(0, (len(keys), -1)).unsqueeze(2)  # (N, K, 1, A)
         weights = self.attention(queries, keys.unsqueeze(1)).softmax(-1)  # (N, K, L)
-        attended = torch.bmm(weights, values).flatten(0, 1)  # (B, C)
+        seen = torch.bmm(weights, context["seen"]).flatten(0, 1)  # (B, D)
         if self.beta is not None:
-            attended = attended * torch.sigmoid(self.beta(h))
-        return attended, weights.flatten(0, 1)
+            seen = seen * torch.sigmoid(self.beta(h))
+        return seen, weights.flatten(0, 1)
 
     def advance(self, words: Tensor, h: Tensor, c: Tensor, context: State) -> tuple[Tensor, ...]:
-        """One word (B, M): new h and c, attended vector and weights."""
-        attended, weights = self.attend(h, context)
-        h, c = self.lstm(torch.cat([words, attended], -1), (h, c))
-        return h, c, attended, weights
+        """One word (B, M): new h and c, what was seen and with which weights."""
+        seen, weights = self.attend(h, context)
+        of_words, of_attended = self.gates_of()
+        gates = F.linear(words, of_words, self.lstm.bias_ih) + F.linear(h, self.lstm.weight_hh, self.lstm.bias_hh)
+        gates = gates + (seen[:, : gates.shape[1]] if self.early else F.linear(seen, of_attended))
+        i, f, g, o = gates.chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c, seen, weights
 
-    def deep(self, words: Tensor, h: Tensor, attended: Tensor) -> Tensor:
+    def deep(self, words: Tensor, h: Tensor, seen: Tensor) -> Tensor:
         """Equation 7 without its last matrix: (..., M)."""
-        deep: Tensor = self.dropout(words + self.deep_hidden(self.dropout(h)) + self.deep_attended(attended))
+        attended = seen[..., -words.shape[-1] :] if self.early else self.deep_attended(seen)
+        deep: Tensor = self.dropout(words + self.deep_hidden(self.dropout(h)) + attended)
         return deep
 
     def hidden(self, context: State, tokens: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -109,8 +128,9 @@ class Attention(Decoder):
         assert rows is not None
         images = rows // (len(tokens) // len(context["keys"]))
         words = self.dropout(self.embedding(packed.data))  # (W, M)
-        of_words, of_attended = self.lstm.weight_ih.split((words.shape[1], context["values"].shape[2]), 1)
-        hs, attended, weights = AttendingLSTM.apply(
+        of_words, of_attended = self.gates_of()
+        recurrent = self.lstm.weight_hh if self.early else torch.cat([of_attended, self.lstm.weight_hh], 1)
+        hs, seen, weights = AttendingLSTM.apply(
             packed.batch_sizes.tolist(),
             rows,
             F.linear(words, of_words, self.lstm.bias_ih + self.lstm.bias_hh),
@@ -118,17 +138,17 @@ class Attention(Decoder):
             *(
                 part if part is None else part.to(context["keys"].dtype)  # as autocast would
                 for part in (
-                    context["values"],
+                    context["seen"],
                     self.attention.query.weight,
                     self.attention.energy.weight.squeeze(0),
-                    torch.cat([of_attended, self.lstm.weight_hh], 1),
+                    recurrent,
                     self.beta and self.beta.weight,
                     self.beta and self.beta.bias,
                 )
             ),
             torch.is_grad_enabled(),
         )
-        return unpack(self.deep(words, hs, attended), packed, tokens.shape[1]), weights
+        return unpack(self.deep(words, hs, seen), packed, tokens.shape[1]), weights
 
     def start(self, context: State, hypotheses: int = 1) -> State:
         """See `Decoder.start`."""
@@ -139,8 +159,8 @@ class Attention(Decoder):
     def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
         """See `Decoder.step`."""
         words = self.dropout(self.embedding(tokens))
-        h, c, attended, weights = self.advance(words, state["h"], state["c"], context)
-        return self.output(self.deep(words, h, attended)), {"h": h, "c": c, "attention": weights}
+        h, c, seen, weights = self.advance(words, state["h"], state["c"], context)
+        return self.output(self.deep(words, h, seen)), {"h": h, "c": c, "attention": weights}
 
     def penalty(self, attention: Tensor | None, mask: Tensor) -> Tensor | float:
         """Equation 14's second term, as a mean over places and captions."""

@@ -225,10 +225,12 @@ def check_grid(decoder: Decoder, shape: FeatureShape) -> None:
 def projection(channels: int, size: int | None, dropout: float, activation: nn.Module | None = None) -> nn.Sequential:
     """Layer norm (encoders differ in scale), dropout, linear layer, activation: (..., channels) to (..., size).
 
-    Without a size there is no linear layer, and the channels stay as many as they are.
+    Without a size there is no linear layer, the channels stay as many as they are, and the norm has no scale and shift:
+    the linear layers that read it have their own, and no gradient need reach the grid.
     """
     linear = nn.Linear(channels, size) if size else None
-    layers = (nn.LayerNorm(channels), nn.Dropout(dropout), linear, activation)
+    norm = nn.LayerNorm(channels, elementwise_affine=size is not None)
+    layers = (norm, nn.Dropout(dropout), linear, activation)
     return nn.Sequential(*(layer for layer in layers if layer))
 
 
@@ -249,9 +251,20 @@ class AdditiveAttention(nn.Module):
         self.energy = nn.Linear(size, 1, bias=False)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Scores (...) of what `query` and `key` made, each (..., A), one broadcast over the other."""
-        scores: Tensor = self.energy(torch.tanh(keys + queries)).squeeze(-1)
-        return scores
+        """Scores (...) of what `query` and `key` made, each (..., A), one broadcast over the other.
+
+        tanh(k + q) = 1 - 2 / (1 + exp(2 k) exp(2 q)): so there are exponentials of each key and of each query, where
+        there would be a tanh of each pair. In half precision that would cost digits.
+        """
+        if keys.dtype in (torch.float16, torch.bfloat16):
+            return self.energy((keys + queries).tanh_()).squeeze(-1)
+        exponentials = ((2 * each.clamp(-SATURATED, SATURATED)).exp() for each in (keys, queries))
+        shares = torch.addcmul(keys.new_ones(()), *exponentials).reciprocal_()
+        return self.energy.weight.sum() - 2 * self.energy(shares).squeeze(-1)
+
+
+SATURATED = 40.0
+"""Beyond it a query or key decides tanh alone; exp(80) is a number in single precision still."""
 
 
 def pack(tokens: Tensor, lengths: Tensor | None) -> PackedSequence:

@@ -12,6 +12,7 @@ from torch import Tensor
 from capbench.captioner import Batch, Captioner
 from capbench.data import CaptionData, Shapes
 from capbench.data.captions import CaptionedImage, CaptionSet
+from capbench.data.module import has_room
 from capbench.data.scenes import draw, make_scene
 from capbench.decoders import Attention, Merge
 from capbench.encoder import TimmEncoder
@@ -46,8 +47,6 @@ def attached(data: CaptionData, command: str = "fit", **options: Any) -> Caption
         lightning_module=captioner,
         state=SimpleNamespace(fn=command),
         current_epoch=0,
-        is_global_zero=True,
-        strategy=SimpleNamespace(barrier=lambda: None),
     )
     return data
 
@@ -153,6 +152,36 @@ def test_the_store_of_an_earlier_run_is_read(make: Callable[..., Few], monkeypat
     second.setup("fit")
     second.trainer = first.trainer
     assert next(iter(second.val_dataloader())).inputs.equal(expected.inputs)
+
+
+def test_a_device_with_room_holds_the_features(make: Callable[..., Few], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, data = attached(make()), make()
+    plain = [batch.inputs for batch in first.val_dataloader()]
+    monkeypatch.setattr("capbench.data.module.has_room", lambda device, size: True)
+    data.setup("fit")
+    data.trainer = first.trainer
+    held = [batch.inputs for batch in data.val_dataloader()]
+    [store] = data.stores.values()
+    assert store.held is not None
+    assert all(one.equal(other) for one, other in zip(held, plain, strict=True))
+    data.val_dataloader()
+    assert list(data.stores.values()) == [store]  # neither read nor held twice
+
+
+def test_only_a_gpu_with_twice_the_room_holds_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (100, 1000))
+    assert has_room(torch.device("cuda"), 50)
+    assert not has_room(torch.device("cuda"), 51)
+    assert not has_room(torch.device("cpu"), 1)
+
+
+def test_a_batch_is_what_its_images_are_one_by_one(make: Callable[..., Few]) -> None:
+    for data in (attached(make()), attached(make(feature_store=None))):
+        dataset: Any = data.train_dataloader().dataset
+        images, inputs = dataset.__getitems__([5, 0, 3])
+        for index, image, features in zip([5, 0, 3], images, inputs, strict=True):
+            assert dataset[index][0] is image
+            assert dataset[index][1].equal(features)
 
 
 def test_workers_give_what_the_main_process_gives(make: Callable[..., Few]) -> None:

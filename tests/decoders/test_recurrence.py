@@ -10,10 +10,12 @@ SHAPE, WORDS, IMAGES, LENGTH = FeatureShape(2, 3, 5), 11, 3, 6
 LENGTHS = torch.tensor([3, 6, 1, 5, 2, 4])
 
 
-def build(gate: bool, project: int | None = None) -> Attention:
+def build(gate: bool, project: int | None = None, early: bool = True) -> Attention:
     torch.manual_seed(0)
     options = {"embedding": 6, "hidden": 7, "attention": 4, "dropout": 0.0}
-    return Attention(SHAPE, WORDS, gate=gate, project=project, **options).double()
+    decoder = Attention(SHAPE, WORDS, gate=gate, project=project, **options).double()
+    decoder.early = early
+    return decoder
 
 
 def plain(decoder: Attention, context: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,8 +23,8 @@ def plain(decoder: Attention, context: State, tokens: Tensor) -> tuple[Tensor, T
     state = decoder.start(context, len(tokens) // len(context["keys"]))
     h, c, hidden, attention = state["h"], state["c"], [], []
     for word in decoder.embedding(tokens).unbind(1):
-        h, c, attended, weights = decoder.advance(word, h, c, context)
-        hidden.append(decoder.deep(word, h, attended))
+        h, c, seen, weights = decoder.advance(word, h, c, context)
+        hidden.append(decoder.deep(word, h, seen))
         attention.append(weights)
     return torch.stack(hidden, 1), torch.stack(attention, 1)
 
@@ -37,13 +39,33 @@ def gradients(decoder: Attention, features: Tensor, hidden: Tensor, attention: T
     return list(torch.autograd.grad(total, [features, *learnt]))
 
 
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("gate", [True, False])
+def test_a_word_is_what_the_paper_says(gate: bool, early: bool) -> None:
+    """With PyTorch's own LSTM cell, and all matrices behind the attention."""
+    decoder, features = build(gate, early=early), torch.randn(2, SHAPE.places, SHAPE.channels).double()
+    tokens = torch.tensor([4, 7])
+    state, context = decoder.start(decoder.context(features)), decoder.context(features)
+    word, values, h = decoder.embedding(tokens), decoder.project(features), state["h"]
+    energies = torch.tanh(decoder.attention.key(values) + decoder.attention.query(h).unsqueeze(1))
+    weights = decoder.attention.energy(energies).squeeze(2).softmax(1)
+    attended = (weights.unsqueeze(2) * values).sum(1)
+    attended = attended if decoder.beta is None else attended * decoder.beta(h).sigmoid()
+    h, c = decoder.lstm(torch.cat([word, attended], 1), (h, state["c"]))
+    logits = decoder.output(word + decoder.deep_hidden(h) + decoder.deep_attended(attended))
+    found, after = decoder.step(tokens, state, context)
+    for ours, theirs in ((found, logits), (after["h"], h), (after["c"], c), (after["attention"], weights)):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("gate", [True, False])
 @pytest.mark.parametrize("project", [None, 3])
 @pytest.mark.parametrize("captions", [1, 2])
 def test_all_words_at_once_are_the_plain_loop_forward_and_backward(
-    gate: bool, project: int | None, captions: int
+    gate: bool, project: int | None, captions: int, early: bool
 ) -> None:
-    decoder = build(gate, project)
+    decoder = build(gate, project, early)
     features = torch.randn(IMAGES, SHAPE.places, SHAPE.channels, dtype=torch.double, requires_grad=True)
     tokens, lengths = torch.randint(3, WORDS, (IMAGES * captions, LENGTH)), LENGTHS[: IMAGES * captions]
     real = torch.arange(LENGTH) < lengths.unsqueeze(1)
@@ -70,7 +92,7 @@ def test_a_step_of_training_in_mixed_precision_is_near_that_in_full() -> None:
     assert nn.functional.cosine_similarity(*gradient, dim=0) > 0.999
 
 
-def test_nothing_is_kept_where_nothing_is_learnt() -> None:
+def test_without_learning_it_says_the_same() -> None:
     decoder = build(gate=True)
     features, tokens = torch.randn(IMAGES, SHAPE.places, SHAPE.channels).double(), torch.randint(3, WORDS, (3, LENGTH))
     learning = decoder.hidden(decoder.context(features), tokens)
