@@ -7,6 +7,8 @@ SHELL := /bin/sh
 
 # The Python to make .venv with: make PYTHON=/path/to/python3.12 setup
 PYTHON ?=
+# What `make bench` measures on: cpu or cuda.
+DEVICE ?= cpu
 # How pytest spreads the suite: make test PYTEST_ARGS="-x tests/test_text.py" is one process.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 
@@ -44,8 +46,8 @@ format: dev ## write the style that lint asks for
 sweep: ## not in this version yet
 	@echo "make sweep: not in this version yet; train one configuration with: make demo" >&2; exit 1
 
-bench: ## not in this version yet
-	@echo "make bench: not in this version yet; measured scores and times are in docs/" >&2; exit 1
+bench: dev ## measure speed against what others do, on this machine: 15 minutes (make bench DEVICE=cuda for a GPU)
+	@.venv/bin/python benchmarks/bench.py --device $(DEVICE)
 
 docs: ## list the documentation (plain Markdown, nothing to build)
 	@for page in README.md CONTRIBUTING.md docs/*.md; do \

@@ -23,7 +23,7 @@ def main(checkpoint: Path, root: Path) -> None:
     images = Images(root).read().split("test")[:IMAGES]
     with torch.no_grad():
         pictures = torch.stack([captioner.encoder.transform(image.open()) for image in images])
-        found = search(captioner.decoder, captioner.encoder(pictures), captioner.search)
+        found = search(captioner.decoder, captioner.encoder(pictures), captioner.search, attention=True)
     assert found.attention is not None
     maps, words = found.attention[:, 0], found.tokens[:, 0] != Vocabulary.PAD  # (N, T, L), (N, T)
     moved = (maps[:, 1:] - maps[:, :-1]).abs().sum(-1)[words[:, 1:]] / 2  # total variation, 0 to 1

@@ -8,13 +8,14 @@ The encoders have random weights. The pictures are drawn scenes with noise, save
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from measure import Row, faster, side_by_side
+from measure import Row, faster, print_rows, side_by_side
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -35,31 +36,30 @@ WIDTH, HEIGHT, QUALITY = 500, 375, 90  # about 130 kB an image, like Flickr8k's
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--encoders", nargs="+", default=["resnet50", "mobilenetv2_100"])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--epoch-images", type=int, default=32, help="of the epoch with the encoder in the loop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    device, sizes = str(options.device), (options.images, options.epoch_images)
+    print_rows(rows(device, options.encoders, sizes, options.workers, options.rounds), device)
+
+
+def rows(
+    device: str = "cpu",
+    encoders: Sequence[str] = ("resnet50", "mobilenetv2_100"),
+    sizes: tuple[int, int] = (96, 32),
+    workers: int = 2,
+    rounds: int = 3,
+) -> list[Row]:
+    """Extraction of each encoder's features, and an epoch of each decoder with the first encoder's."""
     with tempfile.TemporaryDirectory() as folder:
-        images = photographs(Path(folder), max(options.images, options.epoch_images))
-        size = sum((Path(folder) / image.id).stat().st_size for image in images) / len(images)
-        print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; JPEGs of {size / 1e3:.0f} kB")
-        few = images[: options.epoch_images]
-        for name in options.encoders:
-            show(extraction(name, images[: options.images], options.device, options.workers, options.rounds))
-        for decoder in (Merge, Attention):
-            show(epoch(options.encoders[0], decoder, few, options.device, options.workers, options.rounds))
-
-
-def show(row: Row) -> None:
-    """One row in words."""
-    print(
-        f"{row.name}: ratio {row.ratio:.2f} (target {row.target}); {row.work[0] / row.ours:.1f} and "
-        f"{row.work[0] / row.theirs:.1f} {row.work[1]}/s; {row.note}",
-        flush=True,
-    )
+        images, on = photographs(Path(folder), max(sizes)), torch.device(device)
+        extractions = [extraction(name, images[: sizes[0]], on, workers, rounds) for name in encoders]
+        few = images[: sizes[1]]
+        return extractions + [epoch(encoders[0], each, few, on, workers, rounds) for each in (Merge, Attention)]
 
 
 def photographs(folder: Path, count: int) -> list[CaptionedImage]:
@@ -92,11 +92,11 @@ def extraction(name: str, images: list[CaptionedImage], device: torch.device, wo
             bare.forward_features(some[: len(images) - first])
 
     return faster(
-        f"features of {name}",
+        f"features of {name}, from JPEGs to the store",
         side_by_side(ours, theirs, rounds),
         0.85 if name == "resnet50" else None,
         (len(images), "images"),
-        "opening JPEGs, transform, encoder and writing; against timm's forward on tensors in memory, channels last",
+        "timm's forward on tensors in memory, channels last",
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from measure import Row, print_rows
 
 FACTORS = (1, 4, 16)
 
@@ -34,12 +35,11 @@ def main() -> None:
     if options.count:
         print(json.dumps(measure(options.encoder, options.count, options.device)))
         return
-    for name, exponent, at_most in growth(options.encoder, options.images, options.device, options.rounds):
-        print(f"{name}: grows with exponent {exponent:.2f} (at most {at_most})")
+    print_rows(rows(options.device, options.encoder, options.images, options.rounds), options.device)
 
 
-def growth(encoder: str, images: int, device: str, rounds: int) -> list[tuple[str, float, float]]:
-    """What is measured, its exponent and what that may be: time and memory of building and of reading."""
+def rows(device: str = "cpu", encoder: str = "test_resnet", images: int = 128, rounds: int = 3) -> list[Row]:
+    """The exponents of the time and memory of building a store and reading it."""
     counts = [images * factor for factor in FACTORS]
     taken: dict[str, list[float]] = {}
     for count in counts:
@@ -48,13 +48,16 @@ def growth(encoder: str, images: int, device: str, rounds: int) -> list[tuple[st
             json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             for _ in range(rounds)
         ]
-        medians = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
-        print(count, "images:", ", ".join(f"{name} {value:.4g}" for name, value in medians.items()), flush=True)
-        for name, value in medians.items():
-            taken.setdefault(name, []).append(value)
-    exponents = {name: float(np.polyfit(np.log(counts), np.log(values), 1)[0]) for name, values in taken.items()}
-    limits = {"build s": 1.1, "epoch s": 1.1, "peak MB": 0.1}
-    return [(name, exponents[name], limit) for name, limit in limits.items()]
+        for name in runs[0]:
+            taken.setdefault(name, []).append(float(np.median([run[name] for run in runs])))
+    found = []
+    for name, limit in {"build s": 1.1, "epoch s": 1.1, "peak MB": 0.1}.items():
+        exponent = float(np.polyfit(np.log(counts), np.log(taken[name]), 1)[0])
+        note = f"at {', '.join(map(str, counts))} images: {', '.join(f'{value:.3g}' for value in taken[name])}"
+        seconds = taken["epoch s" if name == "epoch s" else "build s"]
+        work = (float(counts[-1]), "images")
+        found.append(Row(f"growth, exponent of {name}", seconds[-1], seconds[0], exponent, limit, True, work, note))
+    return found
 
 
 def measure(encoder_name: str, count: int, device: str) -> dict[str, float]:

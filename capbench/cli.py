@@ -16,7 +16,6 @@ from capbench.data import CaptionData
 from capbench.errors import UserError
 from capbench.likelihood import Likelihood
 from capbench.parser import Parser
-from capbench.quiet import be_quiet
 from capbench.recorder import Recorder
 from capbench.runs import RunFolder, read_checkpoint
 from capbench.summary import print_summary
@@ -176,7 +175,6 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: the user's mistake.
     """
-    be_quiet()
     try:
         cli = CapbenchCLI(_with_own_config(arguments))
     except MisconfigurationException as error:

@@ -111,6 +111,7 @@ def attention_of(learnt: Path) -> tuple[Found, list[int]]:
         captioner.decoder,
         captioner.encoder(torch.stack([captioner.encoder.transform(photo) for photo in photos])),
         captioner.search,
+        attention=True,
     )
     return found, [len(image[0].split()) for image in captioner.words(found)]
 

@@ -92,7 +92,6 @@ def build(arguments: list[str]) -> None:
 
     from capbench.cli import CapbenchCLI
     from capbench.data.captions import SPLITS
-    from capbench.quiet import be_quiet
 
     class Parts(CapbenchCLI):
         """The captioner and the data of a config, and no more."""
@@ -110,7 +109,6 @@ def build(arguments: list[str]) -> None:
         def _run_subcommand(self, subcommand: str) -> None:
             pass
 
-    be_quiet()
     parts = Parts(["fit", *arguments])
     trainer, data, captioner = parts.options.trainer, parts.datamodule, parts.model
     fabric = Fabric(accelerator=trainer.accelerator, devices=trainer.devices, num_nodes=trainer.num_nodes)

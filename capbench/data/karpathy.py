@@ -33,7 +33,7 @@ def read(folder: Folder, captions: Path) -> Source:
     """
     try:
         content = json.loads(read_text(captions))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{captions} is damaged or no JSON ({error}).") from error
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):

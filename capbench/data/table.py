@@ -140,6 +140,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise UserError(
                     f"{path}, line {number}: this is no JSON ({error.msg} at character {error.colno})."
                 ) from error
+            except RecursionError as error:
+                raise UserError(f"{path}, line {number}: this is nested too deeply to be captions.") from error
             if not isinstance(values, dict):
                 raise UserError(
                     f"{path}, line {number}: expected an object in braces in each line, found {line[:60]!r}."

@@ -73,6 +73,7 @@ def test_of_several_one_must_be_named(tmp_path: Path) -> None:
     [
         ("", "damaged or no JSON"),
         ("{", "damaged or no JSON"),
+        ("[" * 100_000, "damaged or no JSON"),
         ('{"images": [{"filename": "a.p', "damaged or no JSON"),
         ([], "no list of `images`"),
         ({"annotations": []}, "no list of `images`"),

@@ -348,6 +348,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
         '{"image": "a.png", "caption": "a dog"}\n\n{"image": \n',
         "{}, line 3: this is no JSON (Expecting value at character 11).",
     ),
+    "JSON without end": ("mine.jsonl", "[" * 100_000, "{}, line 1: this is nested too deeply to be captions."),
     "a JSON file of one list": (
         "mine.jsonl",
         '[{"image": "a.png", "caption": "a dog"}]',
