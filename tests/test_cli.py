@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -662,7 +663,9 @@ def test_scores_on_other_data_say_so(run_folder: Path, capfd: pytest.CaptureFixt
 
 def test_a_reader_that_has_read_enough(tmp_path: Path) -> None:
     flickr8k = make_flickr8k(tmp_path / "flickr8k")
-    command = f"{sys.executable} -m capbench data --root {flickr8k} --sheet {tmp_path / 'sheet.png'} | head -1"
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = shlex.join(
+        [sys.executable, "-m", "capbench", "data", f"--root={flickr8k}", f"--sheet={tmp_path / 's.png'}"]
+    )
+    done = subprocess.run(f"{command} | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("Source: Flickr8k's original text")
     assert "Traceback" not in done.stderr

@@ -19,9 +19,9 @@ PAGE = Path(__file__).parents[2] / "docs/scores.md"
 
 def drawn(scores: Array) -> list[Statistics]:
     """Runs with these ROUGE-L scores (S, N), and nothing else."""
-    numbers = np.zeros((*scores.shape, 36))
+    numbers = np.zeros((*scores.shape, 37))
     numbers[..., 10:33] = np.nan
-    numbers[..., 33], numbers[..., 35] = scores, 1
+    numbers[..., 33], numbers[..., 36] = scores, 1
     return [Statistics(tuple(f"{i:04d}" for i in range(scores.shape[1])), run[None]) for run in numbers]
 
 
@@ -89,7 +89,7 @@ def test_intervals_of_bleu_hold_the_truth() -> None:
 
     def captions(count: int) -> Array:
         hits = dice.random((count, 10)) < dice.beta(6, 3, (count, 1))
-        numbers = np.ones((count, 36))
+        numbers = np.ones((count, 37))
         numbers[:, :2] = 10, 11
         for n in range(4):
             numbers[:, 2 + n] = 10 - n
