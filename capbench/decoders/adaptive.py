@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from capbench.decoders.base import (
     AdditiveAttention,
     Decoder,
+    Dropout,
     State,
     check_grid,
     check_sizes,
@@ -54,7 +55,7 @@ class AdaptiveAttention(Decoder):
         super().__init__()
         check_grid(self, shape)
         check_sizes(embedding=embedding, hidden=hidden, attention=attention)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.grid = projection(shape.channels, hidden, dropout, nn.ReLU())
         self.image = projection(shape.channels, embedding, dropout, nn.ReLU())
         self.embedding = nn.Embedding(vocabulary_size, embedding)

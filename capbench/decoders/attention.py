@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from capbench.decoders.base import (
     AdditiveAttention,
     Decoder,
+    Dropout,
     State,
     check_grid,
     check_sizes,
@@ -65,7 +66,7 @@ class Attention(Decoder):
         check_grid(self, shape)
         check_sizes(embedding=embedding, hidden=hidden, attention=attention)
         channels = project or shape.channels
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.project = projection(shape.channels, project, dropout)
         self.embedding = nn.Embedding(vocabulary_size, embedding)
         self.initial = nn.Linear(channels, 2 * hidden)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capbench.decoders.base import Decoder, State, check_sizes, projection, repeat
+from capbench.decoders.base import Decoder, Dropout, State, check_sizes, projection, repeat
 from capbench.errors import UserError
 from capbench.features import FeatureShape
 
@@ -57,7 +57,7 @@ class Transformer(Decoder):
         self.widen = nn.Linear(embedding, hidden) if embedding != hidden else nn.Identity()
         self.image = projection(shape.channels, hidden, dropout)
         self.keys_and_values = nn.Linear(hidden, layers * 2 * hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(Layer(hidden, heads, feedforward, dropout) for _ in range(layers))
         self.heads = heads
         self.norm = nn.LayerNorm(hidden)
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         self.query = nn.Linear(hidden, hidden)
         self.image_out = nn.Linear(hidden, hidden)
         self.feedforward = nn.Sequential(nn.Linear(hidden, feedforward), nn.ReLU(), nn.Linear(feedforward, hidden))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, past: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Words (B, T, H) that may look at the `past` (B, heads, 2, P, D) and their images (N, heads, 2, L, D).
