@@ -26,6 +26,7 @@ import torch
 import training
 from measure import TITLES, Row, line, met, most_multiply_adds, side_by_side, slower
 
+from capbench.recorder import git_commit
 from capbench.runs import write_text
 
 
@@ -85,6 +86,7 @@ def header(device: str) -> dict[str, object]:
     packages = ("torch", "lightning", "timm", "numpy")
     return {
         "command": " ".join(sys.argv),
+        "commit": git_commit(),
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
@@ -99,25 +101,30 @@ def processor() -> str:
 
 
 def plot(rows: list[Row], facts: dict[str, object], file: Path) -> None:
-    """Each ratio as a bar, its target as a mark."""
+    """How many times better than its target each row is."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [row for row in reversed(rows) if row.target is not None]
-    figure, axes = plt.subplots(figsize=(10, 0.42 * len(shown) + 1.4), layout="constrained")
+    shown = [row for row in reversed(rows) if row.target]
+    better = [row.target / row.ratio if row.at_most else row.ratio / row.target for row in shown]
+    figure, axes = plt.subplots(figsize=(11, 0.34 * len(shown) + 1.2), layout="constrained")
     colours = ["#2a7f62" if met(row) else "#c0504d" for row in shown]
-    bars = axes.barh(range(len(shown)), [row.ratio for row in shown], color=colours, height=0.6)
-    axes.bar_label(bars, [f" {row.ratio:.2f}" for row in shown], fontsize=9)
-    for place, row in enumerate(shown):
-        axes.plot([row.target] * 2, [place - 0.4, place + 0.4], color="black", linewidth=2)
-    axes.set_yticks(range(len(shown)), [f"{row.name}  ({'≤' if row.at_most else '≥'} {row.target})" for row in shown])
-    axes.set_xscale("log")
-    axes.set_xlabel("ratio to the baseline; the black mark is the target, at least (≥) or at most (≤)")
-    axes.set_title(f"{facts['device']}, {facts['threads']} threads", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    axes.barh(range(len(shown)), [value - 1 for value in better], left=1, color=colours, height=0.6)
+    for place, (row, value) in enumerate(zip(shown, better, strict=True)):
+        text = f"  {row.ratio:.2f} ({'at most' if row.at_most else 'at least'} {row.target})"
+        axes.text(max(value, 1), place, text, fontsize=8, va="center")
+    axes.axvline(1, color="black", linewidth=1)
+    names = [f"{row.name}, over {row.note}" if "beam" in row.name or "bf16" in row.name else row.name for row in shown]
+    axes.set_yticks(range(len(shown)), [name.partition(";")[0] for name in names], fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}x")
+    axes.set_xlim(min(better) / 1.2, max(better) * 5)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set_title(f"Better than the target, {facts['device']}, {facts['threads']} threads", fontsize=10)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from measure import Row, print_rows
 
 FACTORS = (1, 4, 16)
+TITLES = {"build s": "building time", "epoch s": "reading time", "peak MB": "peak memory"}
 
 
 def main() -> None:
@@ -53,10 +54,12 @@ def rows(device: str = "cpu", encoder: str = "test_resnet", images: int = 128, r
     found = []
     for name, limit in {"build s": 1.1, "epoch s": 1.1, "peak MB": 0.1}.items():
         exponent = float(np.polyfit(np.log(counts), np.log(taken[name]), 1)[0])
-        note = f"at {', '.join(map(str, counts))} images: {', '.join(f'{value:.3g}' for value in taken[name])}"
+        title = f"growth with images, exponent of {TITLES[name]}"
+        values = ", ".join(f"{value:,.3g}" for value in taken[name])
+        note = f"{name.partition(' ')[2]} at {', '.join(map(str, counts))} images: {values}"
         seconds = taken["epoch s" if name == "epoch s" else "build s"]
         work = (float(counts[-1]), "images")
-        found.append(Row(f"growth, exponent of {name}", seconds[-1], seconds[0], exponent, limit, True, work, note))
+        found.append(Row(title, seconds[-1], seconds[0], exponent, limit, True, work, note))
     return found
 
 

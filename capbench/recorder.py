@@ -214,7 +214,7 @@ class Recorder(L.Callback):
             "devices": f"{trainer.world_size} x {captioner.device.type}",
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("torch", "lightning", "timm", "pycocoevalcap")},
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
         }
 
 
@@ -240,7 +240,7 @@ def _peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The checkout's commit, with a `+` behind it if files are changed; none outside a checkout."""
     folder = Path(__file__).parent
     try:
