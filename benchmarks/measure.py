@@ -1,5 +1,7 @@
 """How the benchmarks measure: ratios of two ways to do the same, in turns, in one process."""
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +10,8 @@ from statistics import median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from capbench.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_memory
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,14 @@ def most_multiply_adds(device: str, dtype: torch.dtype, size: int = 2048) -> flo
 
 
 def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 5) -> tuple[float, float]:
-    """Median seconds of both, run in turns after one round that does not count, so that both see the same machine."""
+    """Median seconds of both, run in turns after one round that does not count, so that both see the same machine.
+
+    Ours runs as capbench's commands do, theirs with what becomes of glibc's settings by themselves.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
-        for kept, run in zip(times, (ours, theirs), strict=True):
+        for kept, run, memory in zip(times, (ours, theirs), (keep_memory, return_memory), strict=True):
+            memory()
             _wait()
             began = time.perf_counter()
             run()
@@ -87,6 +95,14 @@ def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], round
             if number:
                 kept.append(time.perf_counter() - began)
     return median(times[0]), median(times[1])
+
+
+def return_memory() -> None:
+    """Where glibc's own thresholds end up once a tensor of 32 MB or more was freed."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**26)
 
 
 def _wait() -> None:

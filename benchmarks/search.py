@@ -17,6 +17,7 @@ from training import REFERENCES, drawn_tokens
 
 from capbench.decoders import Attention
 from capbench.features import FeatureShape
+from capbench.memory import keep_memory
 from capbench.search import Search, search
 from capbench.text import Vocabulary
 
@@ -115,6 +116,7 @@ def compared(name: str, decoder: Attention, grids: Tensor, bf16: bool, rounds: i
         return [[word for word in caption if word != Vocabulary.PAD] for caption in tokens]
 
     def alone() -> None:
+        keep_memory()  # the same code, and so the same memory
         with torch.autocast(grids.device.type, dtype, enabled=bf16):
             for grid in grids:
                 search(decoder, grid.unsqueeze(0), OPTIONS)

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 from capbench.errors import UserError
+from capbench.memory import keep_memory
 from capbench.quiet import be_quiet
 
 COMMANDS = {
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.")
         module = import_module(COMMANDS[command][0])
         be_quiet()
+        keep_memory()
         status = module.main(arguments if COMMANDS[command][0] == "capbench.cli" else options)
         return int(status or 0)
     except UserError as error:
