@@ -4,7 +4,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
@@ -52,17 +52,9 @@ def faster(
     return Row(name, ours, theirs, theirs / ours, target, False, work, note, arithmetic)
 
 
-def slower(
-    name: str,
-    times: tuple[float, float],
-    target: float | None,
-    work: tuple[float, str],
-    note: str,
-    arithmetic: tuple[float, torch.dtype] | None = None,
-) -> Row:
+def slower(name: str, times: tuple[float, float], target: float, work: tuple[float, str], note: str) -> Row:
     """How many times longer ours takes."""
-    ours, theirs = times
-    return Row(name, ours, theirs, ours / theirs, target, True, work, note, arithmetic)
+    return replace(faster(name, times, target, work, note), ratio=times[0] / times[1], at_most=True)
 
 
 def multiply_adds(run: Callable[[], object]) -> float:

@@ -158,20 +158,8 @@ class Recorder(L.Callback):
                 f"been trained with, and its scores and captions of {split} are those of {data.source} now.",
                 stacklevel=2,
             )
-        found, references = captioner.scores[split], captioner.references[split]
-        write_jsonl(
-            self.folder.captions(split),
-            (
-                {
-                    "image_id": image,
-                    "caption": caption,
-                    "references": references[image],
-                    "scores": found.per_image[image],
-                    "statistics": found.statistics[image],
-                }
-                for image, caption in captioner.captions[split].items()
-            ),
-        )
+        rows = captioner.scores[split].rows(captioner.captions[split], captioner.references[split])
+        write_jsonl(self.folder.captions(split), rows)
         self.keep_scores(
             split,
             captioner,

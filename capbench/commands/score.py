@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         found[name] = {"captions": files[name].name} | found[name]
         _write(path, facts | found[name])
         if by_image:
-            write_jsonl(by_image[name], _rows(captions[name], references, *systems[name]))
+            write_jsonl(by_image[name], systems[name][0].rows(captions[name], references))
         print(f"Scores: {path}" + (f", by image: {by_image[name]}" if by_image else ""))
     for path in comparison:
         _write(path, facts | {"systems": found, "differences": differing})
@@ -271,17 +271,6 @@ def _found(
         "missing": scores[0].missing,
         "figures": figures,
     }
-
-
-def _rows(captions: Captions, references: References, scores: CaptionScores) -> Iterator[dict[str, Any]]:
-    for image in sorted(captions):
-        yield {
-            "image_id": image,
-            "caption": captions[image],
-            "references": list(references[image]),
-            "scores": scores.per_image[image],
-            "statistics": scores.statistics[image],
-        }
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

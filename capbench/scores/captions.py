@@ -62,6 +62,17 @@ class CaptionScores:
     statistics: dict[str, dict[str, list[int]]]
     missing: dict[str, str] = field(default_factory=dict)
 
+    def rows(self, captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Iterator[dict[str, object]]:
+        """Of each image, in the order of ids, what a line of `captions.jsonl` says."""
+        for image in sorted(captions):
+            yield {
+                "image_id": image,
+                "caption": captions[image],
+                "references": list(references[image]),
+                "scores": self.per_image[image],
+                "statistics": self.statistics[image],
+            }
+
 
 class Scorer:
     """Scores captions of the same images again and again; what depends on the references alone is computed once.
