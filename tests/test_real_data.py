@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from capbench.captioner import Captioner
 from capbench.data import Shapes
 from capbench.data.captions import open_image
 from capbench.runs import read_checkpoint
 from capbench.scores import score_captions
-from capbench.search import Found, search
+from capbench.search import Found, Search, search
+from capbench.text import Vocabulary
+from tests.plain_search import plain_beam
 from tests.support import QUICK, QUIET, REAL_DATA, ROOT, result, rows, run
 
 FLICKR8K, WEIGHTS = REAL_DATA / "flickr8k", REAL_DATA / "weights" / "mobilenetv2_100.imagenet_int8"
@@ -104,15 +107,34 @@ def test_four_photographs_are_learnt_by_heart(learnt: Path) -> None:
     assert result(learnt)["scores"]["val"]["bleu4"] > 0.6  # the same photographs, found greedily
 
 
-def attention_of(learnt: Path) -> tuple[Found, list[int]]:
+def photos_of(learnt: Path) -> tuple[Captioner, Tensor]:
+    """The learnt captioner, and the features of its four photographs."""
     captioner = Captioner.load(read_checkpoint(learnt / "checkpoints" / "last.ckpt"))
     photos = [open_image(path) for path in sorted((learnt.parents[1] / "data" / "Images").glob("test-*"))]
-    found = search(
-        captioner.decoder,
-        captioner.encoder(torch.stack([captioner.encoder.transform(photo) for photo in photos])),
-        captioner.search,
-        attention=True,
-    )
+    images = torch.stack([captioner.encoder.transform(photo) for photo in photos])
+    with torch.no_grad():
+        return captioner, captioner.encoder(images)
+
+
+def assert_found_one_by_one(captioner: Captioner, features: Tensor) -> None:
+    """What a batch finds is what a plain search finds for each image."""
+    options = Search(beam=4, max_words=12, length_penalty=0.5, captions=4)
+    found = search(captioner.decoder, features, options)
+    for image, tokens, scores in zip(features, found.tokens, found.scores, strict=True):
+        expected = plain_beam(captioner.decoder, image, options.beam, options.max_words, options.length_penalty)
+        assert [[i for i in row.tolist() if i != Vocabulary.PAD] for row in tokens] == [words for _, words in expected]
+        torch.testing.assert_close(scores, torch.tensor([score for score, _ in expected]), atol=1e-4, rtol=1e-4)
+    assert len({tuple(row) for row in found.tokens[:, 0].tolist()}) > 1  # not one caption for all
+
+
+@needs_real_data
+def test_photographs_in_a_batch_get_the_captions_of_a_plain_search(learnt: Path) -> None:
+    assert_found_one_by_one(*photos_of(learnt))
+
+
+def attention_of(learnt: Path) -> tuple[Found, list[int]]:
+    captioner, features = photos_of(learnt)
+    found = search(captioner.decoder, features, captioner.search, attention=True)
     return found, [len(image[0].split()) for image in captioner.words(found)]
 
 
@@ -132,21 +154,42 @@ def test_attention_is_a_share_of_the_photograph_and_moves(learnt: Path) -> None:
         assert len(set(words.argmax(-1).tolist())) > 1
 
 
-def test_captions_of_scenes_are_about_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Good captions become bad ones when every image gets its neighbour's: the words alone do not score."""
-    monkeypatch.chdir(tmp_path)
-    options: list[Any] = ["--data=Shapes", "--data.train=64", "--data.val=2", "--data.test=2", "--data.min_count=1"]
-    options += ["--data.batch_size=16", "--data.num_workers=0", "--data.predict_split=train", "--name=scenes", *QUIET]
-    options += ["--model.encoder.name=test_resnet", "--model.encoder.pretrained=false", "--model.encoder.image_size=64"]
-    options += ["--model.decoder=Merge", "--model.decoder.dropout=0", "--model.decoder.hidden=128", "--model.lr=0.01"]
-    options += ["--model.schedule=cosine", "--model.warmup=0.1", "--trainer.gradient_clip_val=5"]
-    assert run("fit", *options, "--trainer.max_epochs=60", "--trainer.check_val_every_n_epoch=60") == 0
-    assert run("predict", *options, "--ckpt_path=last") == 0
+SCENES = {"train": 64, "val": 2, "test": 2}
 
-    captions = {row["image_id"]: row["caption"] for row in rows(tmp_path / "runs" / "scenes" / "predictions.jsonl")}
-    scenes = Shapes(train=64, val=2, test=2).read().split("train")
-    references = {scene.id: scene.references for scene in scenes}
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a Merge model that knows 64 drawn scenes by heart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("scenes"))
+        options: list[Any] = ["--data=Shapes", *(f"--data.{split}={count}" for split, count in SCENES.items())]
+        options += ["--data.batch_size=16", "--data.num_workers=0", "--data.predict_split=train", "--name=scenes"]
+        options += ["--model.encoder.name=test_resnet", "--model.encoder.pretrained=false", "--data.min_count=1"]
+        options += [
+            "--model.decoder=Merge",
+            "--model.decoder.dropout=0",
+            "--model.decoder.hidden=128",
+            "--model.lr=0.01",
+        ]
+        options += ["--model.schedule=cosine", "--model.warmup=0.1", "--model.encoder.image_size=64", *QUIET]
+        often = ["--trainer.gradient_clip_val=5", "--trainer.max_epochs=60", "--trainer.check_val_every_n_epoch=60"]
+        assert run("fit", *options, *often) == 0
+        assert run("predict", *options, "--ckpt_path=last") == 0
+        return Path("runs", "scenes").resolve()
+
+
+def test_captions_of_scenes_are_about_the_scene(scenes: Path) -> None:
+    """Good captions become bad ones when every image gets its neighbour's: the words alone do not score."""
+    captions = {row["image_id"]: row["caption"] for row in rows(scenes / "predictions.jsonl")}
+    references = {scene.id: scene.references for scene in Shapes(**SCENES).read().split("train")}
     neighbours = dict(zip(captions, [*list(captions.values())[1:], *list(captions.values())[:1]], strict=True))
     right, wrong = (score_captions(told, references).corpus["bleu4"] for told in (captions, neighbours))
     assert right > 0.5
     assert wrong < 0.25
+
+
+def test_scenes_in_a_batch_get_the_captions_of_a_plain_search(scenes: Path) -> None:
+    captioner = Captioner.load(read_checkpoint(scenes / "checkpoints" / "last.ckpt"))
+    images = torch.stack([captioner.encoder.transform(x.open()) for x in Shapes(**SCENES).read().split("train")[:16]])
+    with torch.no_grad():
+        assert_found_one_by_one(captioner, captioner.encoder(images))

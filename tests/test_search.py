@@ -25,6 +25,7 @@ from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.search import NEVER, Found, Search, _draw, search
 from capbench.text import SPECIALS, Vocabulary
+from tests.plain_search import next_words, plain_beam
 
 SHAPE, SPOKEN = FeatureShape(2, 2, 5), 3  # three words: 40 captions of up to three words
 LSTM = {"embedding": 6, "hidden": 8}
@@ -73,12 +74,6 @@ def teacher_forced(decoder: Decoder, image: Tensor, words: list[int], ended: boo
     return log_probs.gather(1, targets.unsqueeze(1)).sum().item()
 
 
-def next_words(decoder: Decoder, image: Tensor, words: list[int]) -> dict[int, float]:
-    """Log-probability of every word that may follow, and of `<end>`."""
-    log_probs = decoder(image.unsqueeze(0), torch.tensor([[Vocabulary.START, *words]]))[0, -1].log_softmax(-1).tolist()
-    return {i: log_prob for i, log_prob in enumerate(log_probs) if i == Vocabulary.END or i >= len(SPECIALS)}
-
-
 def all_captions(max_words: int) -> list[tuple[list[int], bool]]:
     ids = range(len(SPECIALS), len(SPECIALS) + SPOKEN)
     return [
@@ -114,18 +109,7 @@ def test_a_beam_keeps_the_best_and_shrinks_as_captions_end(name: str, beam: int)
     decoder, features = build(name, 2, spoken=9), some_features(4)
     found = search(decoder, features, all_of(beam, 5, 0.7))
     for image, rows, scores in zip(features, found.tokens, found.scores, strict=True):
-        alive: list[tuple[float, list[int]]] = [(0.0, [])]
-        done: list[tuple[float, list[int]]] = []
-        for length in range(1, 6):
-            longer = [
-                (log_prob + more, [*words, i])
-                for log_prob, words in alive
-                for i, more in next_words(decoder, image, words).items()
-            ]
-            best = sorted(longer, reverse=True)[: beam - len(done)]
-            alive = [(log_prob, words) for log_prob, words in best if words[-1] != Vocabulary.END]
-            done += [(log_prob / length**0.7, words[:-1]) for log_prob, words in best if words[-1] == Vocabulary.END]
-        expected = sorted([*done, *((log_prob / 5**0.7, words) for log_prob, words in alive)], reverse=True)
+        expected = plain_beam(decoder, image, beam, 5, 0.7)
         assert [words_of(row) for row in rows] == [words for _, words in expected]
         torch.testing.assert_close(scores, torch.tensor([score for score, _ in expected]), atol=1e-4, rtol=1e-5)
 

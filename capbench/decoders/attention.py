@@ -107,11 +107,10 @@ class Attention(Decoder):
         return seen, weights.flatten(0, 1)
 
     def advance(self, words: Tensor, h: Tensor, c: Tensor, context: State) -> tuple[Tensor, ...]:
-        """One word (B, M): new h and c, what was seen and with which weights."""
+        """One word, of which the gates get (B, 4 H): new h and c, what was seen and with which weights."""
         seen, weights = self.attend(h, context)
-        of_words, of_attended = self.gates_of()
-        gates = F.linear(words, of_words, self.lstm.bias_ih) + F.linear(h, self.lstm.weight_hh, self.lstm.bias_hh)
-        gates = gates + (seen[:, : gates.shape[1]] if self.early else F.linear(seen, of_attended))
+        gates = words + F.linear(h, self.lstm.weight_hh, self.lstm.bias_hh)
+        gates = gates + (seen[:, : gates.shape[1]] if self.early else F.linear(seen, self.gates_of()[1]))
         i, f, g, o = gates.chunk(4, 1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c, seen, weights
@@ -158,9 +157,12 @@ class Attention(Decoder):
         return {"h": repeat(context["h"], rows), "c": repeat(context["c"], rows), "attention": nowhere}
 
     def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
-        """See `Decoder.step`."""
-        words = self.dropout(self.embedding(tokens))
-        h, c, seen, weights = self.advance(words, state["h"], state["c"], context)
+        """See `Decoder.step`; a word that many hypotheses share passes its matrix once."""
+        different, which = tokens.unique(return_inverse=True)
+        words = self.dropout(self.embedding(different))
+        gates = F.linear(words, self.gates_of()[0], self.lstm.bias_ih)
+        words, gates = words.index_select(0, which), gates.index_select(0, which)
+        h, c, seen, weights = self.advance(gates, state["h"], state["c"], context)
         return self.output(self.deep(words, h, seen)), {"h": h, "c": c, "attention": weights}
 
     def penalty(self, attention: Tensor | None, mask: Tensor) -> Tensor | float:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from capbench.decoders import Attention
 from capbench.decoders.base import State
@@ -23,7 +24,8 @@ def plain(decoder: Attention, context: State, tokens: Tensor) -> tuple[Tensor, T
     state = decoder.start(context, len(tokens) // len(context["keys"]))
     h, c, hidden, attention = state["h"], state["c"], [], []
     for word in decoder.embedding(tokens).unbind(1):
-        h, c, seen, weights = decoder.advance(word, h, c, context)
+        gates = F.linear(word, decoder.gates_of()[0], decoder.lstm.bias_ih)
+        h, c, seen, weights = decoder.advance(gates, h, c, context)
         hidden.append(decoder.deep(word, h, seen))
         attention.append(weights)
     return torch.stack(hidden, 1), torch.stack(attention, 1)
