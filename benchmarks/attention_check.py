@@ -8,10 +8,8 @@ from pathlib import Path
 
 import torch
 
-from capbench.captioner import Captioner
 from capbench.data import Images
-from capbench.runs import read_checkpoint
-from capbench.search import search
+from capbench.model import load
 from capbench.text import Vocabulary
 
 IMAGES = 100
@@ -19,15 +17,14 @@ IMAGES = 100
 
 def main(checkpoint: Path, root: Path) -> None:
     """Print the figures of the first test images."""
-    captioner = Captioner.load(read_checkpoint(checkpoint))
+    model = load(checkpoint)
     images = Images(root).read().split("test")[:IMAGES]
-    with torch.no_grad():
-        pictures = torch.stack([captioner.encoder.transform(image.open()) for image in images])
-        found = search(captioner.decoder, captioner.encoder(pictures), captioner.search, attention=True)
+    pictures = torch.stack([model.tensor(image.open()) for image in images])
+    found = model.search_images(pictures, model.search, attention=True)
     assert found.attention is not None
     maps, words = found.attention[:, 0], found.tokens[:, 0] != Vocabulary.PAD  # (N, T, L), (N, T)
     moved = (maps[:, 1:] - maps[:, :-1]).abs().sum(-1)[words[:, 1:]] / 2  # total variation, 0 to 1
-    captions = [best for best, *_ in captioner.words(found)]
+    captions = [best for best, *_ in found.words(model.vocabulary)]
     print(f"{len(images)} test images, {int(words.sum())} words")
     print(f"largest distance of a map's sum from 1: {float((maps.sum(-1)[words] - 1).abs().max()):.1e}")
     print(f"part of the attention that moves from a word to the next: mean {moved.mean():.3f}, most {moved.max():.3f}")

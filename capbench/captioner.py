@@ -9,8 +9,10 @@ from zlib import crc32
 
 import lightning.pytorch as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from capbench import __version__
 from capbench.decoders import Decoder, Merge, select
@@ -18,11 +20,11 @@ from capbench.encoder import Encoder, Saved, TimmEncoder
 from capbench.errors import UserError
 from capbench.features import FeatureShape
 from capbench.glove import initialise
-from capbench.parts import from_plain, part_class, to_plain
+from capbench.parts import part_class, to_plain
 from capbench.scores import CaptionScores, Scorer
 from capbench.scores.diversity import diversity
 from capbench.scores.generated import GeneratedCaptions
-from capbench.search import Found, Search, search
+from capbench.search import Search, search
 from capbench.text import Vocabulary
 
 
@@ -36,6 +38,7 @@ class Batch(NamedTuple):
         references: N tuples of captions as people wrote them.
         tokens: (B, T + 1) from `<start>` to `<end>`, `<pad>` behind.
         owners: (B,) which of the N images each caption belongs to.
+        spare: whether the images are another process' too, since there are too few for this one, and count for nothing.
     """
 
     ids: list[str]
@@ -44,6 +47,7 @@ class Batch(NamedTuple):
     references: list[tuple[str, ...]]
     tokens: Tensor
     owners: Tensor
+    spare: bool = False
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -135,6 +139,7 @@ class Captioner(L.LightningModule):
         self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
         self.schedule, self.warmup = schedule, warmup
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.val_loss = MeanMetric()
         self.vocabulary: Vocabulary | None = None
         self.awaits_checkpoint = False  # set by who runs the trainer, which tells configure_model nothing of it
         self.generated = GeneratedCaptions()
@@ -204,6 +209,11 @@ class Captioner(L.LightningModule):
             if isinstance(trainer.strategy, DDPStrategy):
                 trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
+    def on_train_start(self) -> None:
+        """Let each process draw its own dropout and augmentation."""
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def on_train_epoch_start(self) -> None:
         """Let the encoder learn from its epoch on."""
         if self.finetune_from is not None:
@@ -227,18 +237,6 @@ class Captioner(L.LightningModule):
             self.build(Vocabulary(saved["vocabulary"]), saved["encoder"])
             self.glove_coverage = saved.get("glove_coverage")
 
-    @classmethod
-    def load(cls, checkpoint: dict[str, Any]) -> "Captioner":
-        """The captioner of a checkpoint (`capbench.runs.read_checkpoint`), on the CPU, in eval mode."""
-        options = dict(checkpoint["hyper_parameters"])
-        options["encoder"] = from_plain(options["encoder"], Encoder)
-        options["decoder"] = from_plain(options["decoder"], Decoder)
-        options["search"] = Search(**options["search"])
-        captioner = cls(**options)
-        captioner.on_load_checkpoint(checkpoint)
-        captioner.load_state_dict(checkpoint["state_dict"])
-        return captioner.eval()
-
     def features(self, batch: Batch) -> Tensor:
         """(N, L, C), computed now or taken from the store."""
         if batch.encoded:
@@ -246,8 +244,12 @@ class Captioner(L.LightningModule):
         features: Tensor = self.encoder(batch.inputs)
         return features
 
-    def word_loss(self, batch: Batch, loss: nn.Module) -> tuple[Tensor, int]:
-        """Mean loss of a batch's real words, and how many they are; the decoder's own penalty added."""
+    def word_loss(self, batch: Batch, loss: nn.Module, together: bool = False) -> tuple[Tensor, int]:
+        """Mean loss of a batch's real words, and how many they are; the decoder's own penalty added.
+
+        `together` scales it, so that the mean over the processes is the loss of all their words and captions as one
+        batch.
+        """
         context = self.decoder.context(self.features(batch))
         if len({len(captions) for captions in batch.references}) > 1:  # else they may share their image's row
             context = select(context, batch.owners)
@@ -255,19 +257,26 @@ class Captioner(L.LightningModule):
         mask = targets != Vocabulary.PAD
         hidden, attention = self.decoder.hidden(context, inputs, mask.sum(1))
         logits = self.decoder.output(hidden[mask])  # (real words, V)
-        return loss(logits.float(), targets[mask]) + self.decoder.penalty(attention, mask), len(logits)
+        word_loss, penalty = loss(logits.float(), targets[mask]), self.decoder.penalty(attention, mask)
+        if together and self.trainer.world_size > 1:
+            own = torch.tensor([len(logits), len(mask)], dtype=torch.float, device=self.device) * (not batch.spare)
+            weights = own * self.trainer.world_size / summed(own)
+            word_loss, penalty = word_loss * weights[0], penalty * weights[1]
+        return word_loss + penalty, len(logits)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Teacher forcing."""
-        loss, words = self.word_loss(batch, self.loss)
-        self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=words)
+        loss, words = self.word_loss(batch, self.loss, together=True)
+        everyones = summed(loss.detach()) / self.trainer.world_size
+        self.log("train/loss", everyones, prog_bar=True, on_step=True, on_epoch=False, batch_size=words)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of the references, without smoothing, and captions; greedy ones during training."""
         batch = batch._replace(inputs=self.features(batch), encoded=True)  # once for the loss and the captions
         loss, words = self.word_loss(batch, nn.CrossEntropyLoss())
-        self.log("val/loss", loss, on_epoch=True, batch_size=words, sync_dist=True)
+        self.val_loss.update(loss, words * (not batch.spare))
+        self.log("val/loss", self.val_loss, on_epoch=True)
         fitting = self.trainer.state.fn == "fit"
         self.collect(batch, self.fit_search if fitting else self.search)
 
@@ -282,15 +291,13 @@ class Captioner(L.LightningModule):
     def caption(self, ids: Sequence[str], features: Tensor, options: Search) -> list[str]:
         """The best caption for each of the features (N, L, C); samples are drawn by the images' ids."""
         seeds = [crc32(image.encode()) for image in ids]
-        return [captions[0] for captions in self.words(search(self.decoder, features, options, seeds=seeds))]
-
-    def words(self, found: Found) -> list[list[str]]:
-        """N lists of K captions."""
         assert self.vocabulary is not None
-        return [[self.vocabulary.decode(ids) for ids in image] for image in found.tokens.tolist()]
+        return [captions[0] for captions in search(self.decoder, features, options, seeds=seeds).words(self.vocabulary)]
 
     def collect(self, batch: Batch, options: Search) -> None:
         """Caption a batch and keep the captions for the end of the epoch."""
+        if batch.spare:
+            return
         self.generated.update(batch.ids, self.caption(batch.ids, self.features(batch), options))
 
     def on_validation_epoch_end(self) -> None:
@@ -361,3 +368,12 @@ class Captioner(L.LightningModule):
             return progress / self.warmup
         rest = min(1.0, (progress - self.warmup) / max(1e-9, 1 - self.warmup))
         return {"constant": 1.0, "linear": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}[self.schedule]
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if not dist.is_initialized():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total

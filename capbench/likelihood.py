@@ -72,7 +72,7 @@ class Likelihood(L.Callback):
     def measure(self, trainer: Any, captioner: L.LightningModule, split: str) -> None:
         """Add to the captioner's figures, in the first process, which goes through the whole split."""
         assert isinstance(captioner, Captioner)
-        loader = getattr(trainer.datamodule, f"{split}_dataloader")()  # in all processes: it may wait for the others
+        loader = trainer.datamodule.whole(split)  # in all processes: it may wait for the others
         if not trainer.is_global_zero:
             return
         batches = islice(loader, int(getattr(trainer, f"num_{split}_batches")[0]) * trainer.world_size)

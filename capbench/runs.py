@@ -7,6 +7,7 @@ runs/NAME/config.yaml        the resolved configuration, fit for --config
           captions.val.jsonl the same for the validation split
           predictions.jsonl  one line an image: id, caption
           result.json        status, scores, and everything needed to tell whether two runs can be compared
+          output.log         what a sweep's trial printed
 """
 
 import errno
@@ -32,6 +33,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.predictions = path / "predictions.jsonl"
         self.result_file = path / "result.json"
+        self.output = path / "output.log"
 
     @classmethod
     def new(cls, root: Path, name: str) -> "RunFolder":

@@ -88,6 +88,10 @@ class Found:
     scores: Tensor
     attention: Tensor | None
 
+    def words(self, vocabulary: Vocabulary) -> list[list[str]]:
+        """N lists of K captions."""
+        return [[vocabulary.decode(ids) for ids in image] for image in self.tokens.tolist()]
+
 
 @torch.no_grad()
 def search(

@@ -1,5 +1,7 @@
 """`python -m capbench caption`: image files to captions."""
 
+import csv
+import io
 import json
 import math
 import shutil
@@ -7,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from tests.support import TINY, make_picture, run
+from tests.support import QUICK, TINY, TINY_ENCODER, TINY_SHAPES, make_picture, run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -83,6 +86,48 @@ def test_json_is_one_object_a_line(checkpoint: Path, pictures: list[str], capsys
         assert len(set(captions)) == 3
         assert all(-math.inf < log_prob < 0 for log_prob in log_probs)
         assert log_probs == sorted(log_probs, reverse=True)
+
+
+def test_csv_has_a_row_for_each_caption(checkpoint: Path, pictures: list[str], capsys: Capture) -> None:
+    assert run("caption", "--checkpoint", checkpoint, "photos", "--json", "--num-captions=2") == 0
+    expected = [
+        [row["image"], str(rank), each["caption"], str(each["log_prob"])]
+        for row in as_json(capsys)
+        for rank, each in enumerate(row["captions"], start=1)
+    ]
+    assert run("caption", "--checkpoint", checkpoint, "photos", "--csv", "--num-captions=2") == 0
+    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert head == ["image", "rank", "caption", "log_prob"]
+    assert rows == expected
+
+
+def test_names_are_read_from_stdin(
+    checkpoint: Path, pictures: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures[4]}\n\n{pictures[0]}\n"))
+    assert run("caption", "--checkpoint", checkpoint, "-", pictures[1]) == 0
+    names = [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [pictures[4], pictures[0], pictures[1]]
+
+
+def test_attention_is_drawn_for_each_image(
+    pictures: list[str], capsys: Capture, checkpoint: Path, tmp_path: Path
+) -> None:
+    attention = [*TINY_SHAPES, *TINY_ENCODER, "--model.decoder=Attention", "--model.decoder.hidden=8", *QUICK]
+    assert run("fit", *attention, "--name=attention") == 0
+    capsys.readouterr()
+    own = "--checkpoint=runs/attention/checkpoints/last.ckpt"
+    assert run("caption", own, "photos", str(tmp_path / "photos" / "a.jpg"), "--attention=maps") == 0
+    captions = [line.partition(": ")[2].split() for line in capsys.readouterr().out.splitlines()]
+    drawn = [Path("maps", f"{name}.png") for name in pictures]
+    for picture, words in zip(drawn, captions, strict=False):
+        with Image.open(picture) as sheet:
+            tiles = len(words) + 1
+            assert sheet.width > sheet.height or tiles > 6
+            assert sheet.getpixel((0, 0)) == (255, 255, 255)
+    assert len(list(Path("maps").rglob("a.jpg.png"))) == 2
+    assert run("caption", "--checkpoint", checkpoint, pictures[0], "--attention=maps") == 2
+    assert "without attention" in capsys.readouterr().err
 
 
 def test_several_captions_are_shown_best_first(checkpoint: Path, pictures: list[str], capsys: Capture) -> None:
@@ -165,4 +210,6 @@ def test_the_help_explains_every_option(capsys: Capture) -> None:
         run("caption", "--help")
     assert end.value.code == 0
     told = capsys.readouterr().out
-    assert all(option in told for option in ("--checkpoint", "--beam", "--num-captions", "--batch-size", "--json"))
+    assert all(
+        option in told for option in ("--checkpoint", "--beam", "--num-captions", "--batch-size", "--json", "--csv")
+    )

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from capbench.captioner import Captioner
+from capbench.model import Model, load
 from capbench.data import Shapes
-from capbench.data.captions import open_image
-from capbench.runs import read_checkpoint
+from capbench.pictures import open_image
 from capbench.scores import score_captions
 from capbench.search import Found, Search, search
 from capbench.text import Vocabulary
@@ -107,16 +106,16 @@ def test_four_photographs_are_learnt_by_heart(learnt: Path) -> None:
     assert result(learnt)["scores"]["val"]["bleu4"] > 0.6  # the same photographs, found greedily
 
 
-def photos_of(learnt: Path) -> tuple[Captioner, Tensor]:
+def photos_of(learnt: Path) -> tuple[Model, Tensor]:
     """The learnt captioner, and the features of its four photographs."""
-    captioner = Captioner.load(read_checkpoint(learnt / "checkpoints" / "last.ckpt"))
+    captioner = load(learnt / "checkpoints" / "last.ckpt", "cpu")
     photos = [open_image(path) for path in sorted((learnt.parents[1] / "data" / "Images").glob("test-*"))]
     images = torch.stack([captioner.encoder.transform(photo) for photo in photos])
     with torch.no_grad():
         return captioner, captioner.encoder(images)
 
 
-def assert_found_one_by_one(captioner: Captioner, features: Tensor) -> None:
+def assert_found_one_by_one(captioner: Model, features: Tensor) -> None:
     """What a batch finds is what a plain search finds for each image."""
     options = Search(beam=4, max_words=12, length_penalty=0.5, captions=4)
     found = search(captioner.decoder, features, options)
@@ -135,7 +134,7 @@ def test_photographs_in_a_batch_get_the_captions_of_a_plain_search(learnt: Path)
 def attention_of(learnt: Path) -> tuple[Found, list[int]]:
     captioner, features = photos_of(learnt)
     found = search(captioner.decoder, features, captioner.search, attention=True)
-    return found, [len(image[0].split()) for image in captioner.words(found)]
+    return found, [len(image[0].split()) for image in found.words(captioner.vocabulary)]
 
 
 @needs_real_data
@@ -189,7 +188,7 @@ def test_captions_of_scenes_are_about_the_scene(scenes: Path) -> None:
 
 
 def test_scenes_in_a_batch_get_the_captions_of_a_plain_search(scenes: Path) -> None:
-    captioner = Captioner.load(read_checkpoint(scenes / "checkpoints" / "last.ckpt"))
+    captioner = load(scenes / "checkpoints" / "last.ckpt", "cpu")
     images = torch.stack([captioner.encoder.transform(x.open()) for x in Shapes(**SCENES).read().split("train")[:16]])
     with torch.no_grad():
         assert_found_one_by_one(captioner, captioner.encoder(images))

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from traceback import format_exception
 from typing import IO, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -113,8 +114,8 @@ class FeatureStore:
         Where processes have joined in a group (DDP), all must call this: each encodes its share of the images.
 
         Raises:
-            UserError: no room on the disk, an image that cannot be read, or features too large for half precision.
-            SystemExit: the same in another process, which says it.
+            UserError: no room on the disk, an image that cannot be read, or features too large for half precision, in
+                whichever process.
         """
         rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         unfinished = _together(self._begin if rank == 0 else _nothing)[0]
@@ -161,6 +162,11 @@ class FeatureStore:
         on_cpu = next(encoder.parameters()).device.type == "cpu"
         batches = encode_in_threads(encoder, images) if on_cpu else encode(encoder, images, num_workers)
         try:
+            if not unfinished.is_dir():
+                raise UserError(
+                    f"{unfinished} is there for the first process, but not for process {rank}: several machines need a "
+                    "--data.feature_store that all of them see."
+                )
             with (unfinished / FEATURES).open("r+b") as file, bar, closing(batches):
                 file.seek(self.size // count * (first - count), os.SEEK_END)
                 for batch in batches:
@@ -322,7 +328,8 @@ def _together(work: Callable[[], T]) -> list[T]:
 
     Raises:
         Exception: the work's own.
-        SystemExit: another process' work failed, which says why.
+        UserError: another process' work failed by a user's mistake.
+        RuntimeError: another process' work failed.
     """
     if not dist.is_initialized():
         return [work()]
@@ -331,12 +338,12 @@ def _together(work: Callable[[], T]) -> list[T]:
         result = work()
     except Exception as raised:
         error = raised
+    told = error if error is None or isinstance(error, UserError) else RuntimeError("".join(format_exception(error)))
     everyones: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyones, (result, error is None))
-    if error:
-        raise error
-    if not all(succeeded for _, succeeded in everyones):
-        raise SystemExit(2)
+    dist.all_gather_object(everyones, (result, told))
+    for failure in (error, *(told for _, told in everyones)):
+        if failure:
+            raise failure
     return [result for result, _ in everyones]
 
 

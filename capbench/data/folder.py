@@ -9,7 +9,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from capbench.data.captions import open_image
+from capbench.pictures import open_image
 from capbench.data.rows import Picture
 from capbench.errors import UserError
 

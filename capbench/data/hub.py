@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from capbench.data.captions import upright
+from capbench.pictures import upright
 from capbench.data.folder import Folder
 from capbench.data.rows import Picture, Row, Source
 from capbench.data.table import Columns

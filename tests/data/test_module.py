@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ class Few(CaptionData):
         return CaptionSet(images)
 
 
-def attached(data: CaptionData, command: str = "fit", **options: Any) -> CaptionData:
+def attached(data: CaptionData, command: str = "fit", rank: int = 0, processes: int = 1, **options: Any) -> CaptionData:
     """The data as a trainer would find it, its captioner built for it."""
     data.setup(command)
     captioner = Captioner(encoder=partial(encoder, **options))
@@ -47,6 +48,9 @@ def attached(data: CaptionData, command: str = "fit", **options: Any) -> Caption
         lightning_module=captioner,
         state=SimpleNamespace(fn=command),
         current_epoch=0,
+        global_rank=rank,
+        world_size=processes,
+        strategy=SimpleNamespace(broadcast=lambda seed: seed),
     )
     return data
 
@@ -84,15 +88,63 @@ def test_batches_go_image_by_image(make: Callable[..., Few], split: str, size: i
         torch.testing.assert_close(captioner.features(batch), captioner.encoder(pictures), atol=2e-3, rtol=2e-3)
 
 
+def ids(loader: Any, epoch: int = 0) -> list[list[str]]:
+    """The images of the batches of an epoch, but for those to spare."""
+    loader.sampler.set_epoch(epoch)
+    return [[] if batch.spare else batch.ids for batch in loader]
+
+
 def test_training_comes_in_a_new_order_and_evaluation_in_the_old_one(make: Callable[..., Few]) -> None:
     data = attached(make())
-    torch.manual_seed(0)
-    loader = data.train_dataloader()
-    first, second = ([name for batch in loader for name in batch.ids] for _ in range(2))
-    assert sorted(first) == sorted(second)
-    assert first != second
+    orders = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        torch.manual_seed(seed)
+        loader = data.train_dataloader()
+        torch.rand(1)  # what else is drawn changes nothing
+        orders.append([name for batch in ids(loader, epoch) for name in batch])
+    assert orders[0] == orders[3]
+    assert orders[0] not in orders[1:3]
+    assert orders[1] != orders[2]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
     names = [image.id for image in data.captions.split("val")]
     assert [name for batch in data.val_dataloader() for name in batch.ids] == names
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_batches_of_one(make: Callable[..., Few], processes: int) -> None:
+    """Ten images in batches of three: the last batch has one, which the second process takes only to keep step."""
+    torch.manual_seed(0)
+    alone = ids(attached(make()).train_dataloader(), 5)
+    shares = [ids(attached(make(), "fit", rank, processes).train_dataloader(), 5) for rank in range(processes)]
+    assert [sorted(name for share in batch for name in share) for batch in zip(*shares, strict=True)] == [
+        sorted(batch) for batch in alone
+    ]
+    assert [share[-1] for share in shares[1:]] == [[]] * (processes - 1)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+@pytest.mark.parametrize(("split", "command"), [("val", "validate"), ("test", "test"), ("predict", "predict")])
+def test_processes_share_the_images_of_an_evaluation(
+    make: Callable[..., Few], split: str, command: str, processes: int
+) -> None:
+    """Five images, two at once in each process: none is left out or comes twice, and all take as many batches."""
+    shares, sizes = [], set()
+    for rank in range(processes):
+        data = attached(make(eval_batch_size=2), command, rank, processes)
+        loader = getattr(data, f"{split}_dataloader")()
+        shares += [name for batch in ids(loader) for name in batch]
+        sizes.add(len(list(loader)))
+        if split != "predict":
+            assert [name for batch in data.whole(split) for name in batch.ids] == [
+                image.id for image in data.captions.split(split)
+            ]
+    assert sorted(shares) == sorted(image.id for image in data.captions.split("test" if split == "predict" else split))
+    assert sizes == {math.ceil(5 / (2 * processes))}
+
+
+def test_a_batch_must_have_an_image_for_each_process(make: Callable[..., Few]) -> None:
+    with pytest.raises(UserError, match=r"batch_size=3 images are those of all processes together.*4 or more"):
+        attached(make(), "fit", 3, 4).train_dataloader()
 
 
 def test_the_vocabulary_is_the_training_splits(make: Callable[..., Few]) -> None:
@@ -177,7 +229,7 @@ def test_only_a_gpu_with_twice_the_room_holds_features(monkeypatch: pytest.Monke
 
 def test_a_batch_is_what_its_images_are_one_by_one(make: Callable[..., Few]) -> None:
     for data in (attached(make()), attached(make(feature_store=None))):
-        dataset: Any = data.train_dataloader().dataset
+        dataset: Any = data.train_dataloader().dataset.samples  # type: ignore[attr-defined]
         images, inputs = dataset.__getitems__([5, 0, 3])
         for index, image, features in zip([5, 0, 3], images, inputs, strict=True):
             assert dataset[index][0] is image
