@@ -34,6 +34,9 @@ def columns(*rows: Container[str]) -> dict[str, str]:
     return {name: heading for name, heading in NAMES.items() if name != "spice" or any(name in row for row in rows)}
 
 
+NORMALISATION = "capbench.text.tokenise, then PTB's partings"
+"""How captions and references become words; scores after another normalisation cannot be compared."""
+
 _PARTED_BY_PTB = {
     "cannot": "can not",
     "gimme": "gim me",

@@ -1,8 +1,9 @@
 """How far a corpus score, or a difference, may be off: over images, and over seeds where there are several."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +51,7 @@ def intervals(runs: Sequence[Statistics], rounds: int = ROUNDS, seed: int = 0) -
     Raises:
         UserError: the runs' images differ.
     """
-    dice = np.random.default_rng(seed)
-    weights = _draw_images(runs, rounds, dice)
+    weights, dice = _draw_images(runs, rounds, seed)
     points = _points(runs)
     low, high = np.quantile(_mean(runs, weights) + _error_of_seeds(points, rounds, dice), TAILS, axis=1)
     columns = by_name(points.mean(axis=0), low, high)
@@ -76,8 +76,7 @@ def differences(
     Raises:
         UserError: the images of any two runs differ, or how many times they were scored.
     """
-    dice = np.random.default_rng(seed)
-    weights = _draw_images([*one, *other], rounds, dice)
+    weights, dice = _draw_images([*one, *other], rounds, seed)
     points, others = _points(one), _points(other)
     difference = points.mean(axis=0) - others.mean(axis=0)
 
@@ -103,8 +102,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def _draw_images(runs: Sequence[Statistics], rounds: int, dice: np.random.Generator) -> Array:
-    """(R, N): how often each round draws each image."""
+def _draw_images(runs: Sequence[Statistics], rounds: int, seed: int) -> tuple[Array, np.random.Generator]:
+    """(R, N): how often each round draws each image; and what all else is drawn from."""
     for run in runs[1:]:
         require_same_images(runs[0].images, run.images)
         if len(run.numbers) != len(runs[0].numbers):
@@ -112,9 +111,24 @@ def _draw_images(runs: Sequence[Statistics], rounds: int, dice: np.random.Genera
                 "Captions scored against different sets of references cannot be compared: score all of them against "
                 "all references, or all against all but one."
             )
-    count = len(runs[0].images)
+    weights, state = _drawn(len(runs[0].images), rounds, seed)
+    dice = np.random.default_rng()
+    dice.bit_generator.state = state
+    return weights, dice
+
+
+@lru_cache(maxsize=2)
+def _drawn(count: int, rounds: int, seed: int) -> tuple[Array, dict[str, Any]]:
+    """(R, N) of `_draw_images`, kept since each system of a table gets the same, and the generator's state behind."""
+    dice = np.random.default_rng(seed)
     weights: Array = dice.multinomial(count, np.full(count, 1 / count), size=rounds).astype(float)
-    return weights
+    return weights, dict(dice.bit_generator.state)
+
+
+def _parted(run: Statistics, stay: Array) -> tuple[Array, Array]:
+    """(K, R, 37) sums over the images that stay in each round, and over the others."""
+    stays = run.sums(stay)
+    return stays, run.numbers.sum(axis=1, keepdims=True) - stays
 
 
 def _points(runs: Sequence[Statistics]) -> Array:
@@ -139,8 +153,7 @@ def _error_of_seeds(points: Array, rounds: int, dice: np.random.Generator) -> Ar
 def _exchanged(one: Sequence[Statistics], other: Sequence[Statistics], rounds: int, dice: np.random.Generator) -> Array:
     """(8, R) differences, where each round exchanges the systems' captions of half the images."""
     stay = dice.integers(0, 2, size=(rounds, len(one[0].images))).astype(float)
-    ours = [(run.sums(stay), run.sums(1 - stay)) for run in one]
-    theirs = [(run.sums(stay), run.sums(1 - stay)) for run in other]
+    ours, theirs = ([_parted(run, stay) for run in runs] for runs in (one, other))
     pairs = [
         corpus_scores(our_stay + their_go) - corpus_scores(their_stay + our_go)
         for (our_stay, our_go), (their_stay, their_go) in product(ours, theirs)
