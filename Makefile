@@ -9,12 +9,15 @@ SHELL := /bin/sh
 PYTHON ?=
 # What `make bench` measures on: cpu or cuda.
 DEVICE ?= cpu
+# What `make sweep` runs, and its options: make sweep SWEEP=sweeps/demo.yaml SWEEP_ARGS="--local --workers 2"
+SWEEP ?= sweeps/encoder_x_decoder.yaml
+SWEEP_ARGS ?=
 # How pytest spreads the suite: make test PYTEST_ARGS="-x tests/test_text.py" is one process.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup dev demo test lint format sweep bench docs clean distclean
+.PHONY: help setup dev demo test lint format sweep compare bench docs clean distclean
 
 help: ## this list
 	@echo "make TARGET, with one of:"
@@ -43,8 +46,12 @@ format: dev ## write the style that lint asks for
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
 
-sweep: ## not in this version yet
-	@echo "make sweep: not in this version yet; train one configuration with: make demo" >&2; exit 1
+sweep: setup ## run SWEEP (3 encoders x 5 decoders x 3 seeds), on W&B with a key, else here (make sweep SWEEP=sweeps/demo.yaml)
+	@.venv/bin/python -m capbench sweep "$(SWEEP)" $(SWEEP_ARGS)
+
+compare: setup ## the table and the page of SWEEP's runs again (make compare RUNS=runs/mine for others)
+	@runs="$(RUNS)"; runs="$${runs:-runs/$$(basename "$(SWEEP)" .yaml)}"; \
+	.venv/bin/python -m capbench compare "$$runs" --html "$$runs/report.html"
 
 bench: dev ## measure speed against what others do, on this machine: 15 minutes (make bench DEVICE=cuda for a GPU)
 	@.venv/bin/python benchmarks/bench.py --device $(DEVICE)

@@ -1,7 +1,7 @@
 """fit, validate, test and predict: LightningCLI around Captioner and CaptionData."""
 
 import inspect
-import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,18 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
 from capbench.errors import UserError
 from capbench.likelihood import Likelihood
 from capbench.parser import Parser
+from capbench.processes import end_together, is_first, stop_together
 from capbench.recorder import Recorder
 from capbench.runs import RunFolder, read_checkpoint
 from capbench.summary import print_summary
-from capbench.tracking import SampleTable, configure_wandb, drop_anonymous, finish_wandb
+from capbench.tracking import Tracking, begin_logging, configure_wandb, wandb_run
 
 MONITOR = {"monitor": "val/bleu4", "mode": "max"}
 
@@ -29,6 +31,7 @@ class CapbenchCLI(LightningCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         _try_whole_numbers_first()
+        self.named = any(argument.partition("=")[0] == "--name" for argument in arguments)
         super().__init__(
             Captioner,
             CaptionData,
@@ -47,6 +50,8 @@ class CapbenchCLI(LightningCLI):
         """The run's name and the callbacks that every run has."""
         parser.set_defaults({"data": {"class_path": "Images"}})
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the config's.")
+        told = "After fit, caption and score the test split by the best checkpoint."
+        parser.add_argument("--test_best", type=bool, default=False, help=told)
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -57,6 +62,7 @@ class CapbenchCLI(LightningCLI):
         patience = MONITOR | {"patience": 5, "strict": False}
         parser.set_defaults({f"early_stopping.{key}": value for key, value in patience.items()})
         parser.add_lightning_class_args(Likelihood, "likelihood")
+        parser.add_lightning_class_args(Tracking, "tracking")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's own way warns of arguments that are not `sys.argv`'s."""
@@ -98,23 +104,15 @@ class CapbenchCLI(LightningCLI):
                     f"{command} needs a trained model: add --ckpt_path best (the best checkpoint of the latest run "
                     f"named {name!r}), --ckpt_path last, or --ckpt_path FILE."
                 )
-            return self._new_folder()
+            return RunFolder.new(self.options.runs, name)
         if asked in ("best", "last"):
             folder = self._own_folder() or RunFolder.latest(self.options.runs, name)
             self.options.ckpt_path = str(folder.checkpoint(asked))
             return folder
         file = Path(asked)
-        if file.parent.name == "checkpoints":
+        if file.parent.name == "checkpoints" and (command == "fit" or not self.named):
             return RunFolder(file.parent.parent)
-        return self._new_folder()
-
-    def _new_folder(self) -> RunFolder:
-        """A free folder; the first process's, in those that Lightning starts for the other devices."""
-        if "LOCAL_RANK" in os.environ and "CAPBENCH_RUN_FOLDER" in os.environ:
-            return RunFolder(Path(os.environ["CAPBENCH_RUN_FOLDER"]))
-        folder = RunFolder.new(self.options.runs, self.options.name)
-        os.environ["CAPBENCH_RUN_FOLDER"] = str(folder.path)
-        return folder
+        return RunFolder.new(self.options.runs, name)
 
     def _config_name(self) -> str:
         """The config file's name; the run's if it is a run's own config."""
@@ -129,12 +127,24 @@ class CapbenchCLI(LightningCLI):
         return RunFolder(configs[-1].parent) if configs and configs[-1].name == "config.yaml" else None
 
     def before_instantiate_classes(self) -> None:
-        """Point checkpoints and loggers into the run's folder."""
+        """Point checkpoints and loggers into the run's folder; of several processes the first one's counts."""
         self.options.checkpoint.dirpath = str(self.folder.checkpoints)
         loggers = self.options.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-                configure_wandb(logger.init_args, self.folder)
+            if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger") and is_first():
+                configure_wandb(logger.init_args, self.folder, self.config.subcommand, self._tags())
+
+    def after_fit(self) -> None:
+        """Test, where it is asked for."""
+        left = self.folder.left()
+        if self.options.test_best and left:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(left), verbose=False)
+
+    def _tags(self) -> tuple[str, ...]:
+        """By which a run is found among others at W&B."""
+        model = self.options.model
+        names = (model.encoder.init_args.get("name"), _class_name(model.decoder))
+        return (*filter(None, names), f"seed {self.options.seed_everything}")
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
         """Add the callbacks that every command has."""
@@ -146,10 +156,11 @@ class CapbenchCLI(LightningCLI):
         # `save_last` would write it only together with a better one
         callbacks.append(ModelCheckpoint(self.folder.checkpoints, "last", enable_version_counter=False))
         if self.options.trainer.logger:
-            callbacks += [SampleTable(), LearningRateMonitor("step")]
+            callbacks.append(LearningRateMonitor("step"))
         self.trainer_defaults["callbacks"] = callbacks
         trainer = super().instantiate_trainer(default_root_dir=str(self.folder.path), **options)
-        drop_anonymous(trainer.loggers)
+        stop_together(trainer)
+        begin_logging(trainer.loggers, config)
         return trainer
 
 
@@ -169,23 +180,28 @@ def _class_name(part: Any) -> str:
     return str(part["class_path"]).rpartition(".")[2]
 
 
-def main(arguments: list[str]) -> None:
-    """Run one of the four commands.
+def main(arguments: list[str]) -> int:
+    """Run one of the four commands; the exit status is that of SIGTERM where it was stopped so.
 
     Raises:
         UserError: the user's mistake.
     """
+    end_together()
     try:
-        cli = CapbenchCLI(_with_own_config(arguments))
+        with wandb_run():
+            cli = CapbenchCLI(with_own_config(arguments))
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
-    finally:
-        finish_wandb()
+    except SIGTERMException:
+        return 128 + signal.SIGTERM
     if cli.trainer.is_global_zero:
         print_summary(cli.subcommand, cli.folder, cli.trainer)
+        if cli.subcommand == "fit" and cli.options.test_best:
+            print_summary("test", cli.folder, cli.trainer)
+    return 0
 
 
-def _with_own_config(arguments: list[str]) -> list[str]:
+def with_own_config(arguments: list[str]) -> list[str]:
     """Where only a checkpoint of a run's folder is named, the run's own configuration is taken."""
     named = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
     for place, argument in enumerate(arguments):

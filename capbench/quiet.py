@@ -35,6 +35,15 @@ def be_quiet() -> None:
     # the Hub tells of each attempt where there is no network; where it is imported later, that sets the level anew
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    unneeded = re.compile(r"💡|.PU available|Seed set|Loading `train_dataloader` to estimate")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    unneeded = re.compile(
+        r"💡|.PU available|Loading `train_dataloader` to estimate|-{9}|Initializing distributed"
+        r"|(\[rank: \d+\] )?(Seed set|Child process with PID \d+ terminated with code \d)"  # which has told why
+    )
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.distributed",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.strategies.launchers.subprocess_script",
+    ):
         logging.getLogger(name).addFilter(lambda record: not unneeded.match(record.getMessage()))

@@ -1,48 +1,67 @@
-"""Everything that knows Weights & Biases."""
+"""Everything that knows Weights & Biases: where its runs begin, what they show, and how they end.
+
+Training waits for nothing of it: wandb's own process sends what is logged, and what was not sent can be synced later.
+"""
 
 import os
-import random
+import signal
 import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as L
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
+from capbench.processes import is_first
 from capbench.runs import RunFolder
+from capbench.samples import take_samples
+from capbench.scores.captions import NAMES
 
-SAMPLES = 8
+LIMITS = {
+    "WANDB_INIT_TIMEOUT": "30",
+    "WANDB_HTTP_TIMEOUT": "10",
+    "WANDB__GRAPHQL_RETRY_MAX": "4",  # of an answer that all else in wandb's queue waits for, so two minutes at most
+    "WANDB_FINISH_TIMEOUT": "120",
+    "WANDB_FINISH_TIMEOUT_RAISES": "true",
+}
+"""Seconds that a run waits for W&B's server at its two ends, where the environment says nothing else."""
+
+STOPPED = 255
+"""The exit code that W&B shows as `killed`; it is also that of Ctrl-C."""
+
 DATA_DIR = os.environ.get("WANDB_DATA_DIR")
 
 
-def configure_wandb(options: Namespace, folder: RunFolder) -> None:
-    """Put a WandbLogger's files into the run's folder; without a key it works offline and asks nothing."""
+def configure_wandb(options: Namespace, folder: RunFolder, command: str = "fit", tags: tuple[str, ...] = ()) -> None:
+    """Put a WandbLogger's files into the run's folder, and name what the run belongs to.
+
+    Without a key it works offline and asks nothing. Runs of a sweep are one group, else those of one name.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
     options.save_dir, options.name = str(folder.path), options.name or folder.path.name
     os.environ["WANDB_DATA_DIR"] = DATA_DIR or str(folder.path.resolve() / "wandb")  # where media wait for `wandb sync`
-    if "WANDB_MODE" not in os.environ and (options.offline or not _has_key()):
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
+    sweep = os.environ.get("WANDB_SWEEP_ID")
+    asked = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    options.tags = list(dict.fromkeys(tag[:64] for tag in (*(options.get("tags") or asked), *tags)))
+    options.group = options.get("group") or os.environ.get("WANDB_RUN_GROUP") or sweep or options.name
+    options.job_type = options.get("job_type") or os.environ.get("WANDB_JOB_TYPE") or ("sweep" if sweep else command)
+    if "WANDB_MODE" not in os.environ and (options.offline or not has_key()):
         import wandb
 
         wandb.setup(settings=wandb.Settings(mode="offline"))  # asking for the key has read the environment already
 
 
-def drop_anonymous(loggers: list[Logger]) -> None:
-    """Lightning hands wandb an option that wandb 0.31 only warns of."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger._wandb_init.pop("anonymous", None)
-
-
-def finish_wandb() -> None:
-    """Close the run that a WandbLogger began, so that the next command in this process begins its own."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
-
-
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether W&B would find a key, in the environment or where `wandb login` put it."""
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
@@ -51,12 +70,148 @@ def _has_key() -> bool:
     return bool(wbauth.authenticate_session(host=host, source="capbench", prompt=False, update_session=False))
 
 
-class SampleTable(L.Callback):
-    """Logs a few images with captions and references at each validation and test, always the same ones."""
+def begin_logging(loggers: list[Logger], config: dict[str, Any] | None) -> None:
+    """Give loggers the configuration, in the first process; W&B's run begins, offline where its server is not there."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _prepare(logger)
+        if not is_first():
+            continue
+        shown = config or {}
+        if isinstance(logger, WandbLogger):
+            run = _begin(logger)
+            shown = dict(_beside(run.config.keys(), shown)) if "WANDB_SWEEP_ID" in os.environ else shown
+        if shown:
+            logger.log_hyperparams(shown)
+
+
+def _prepare(logger: WandbLogger) -> None:
+    import wandb
+
+    logger._wandb_init.pop("anonymous", None)  # Lightning's, of which wandb 0.31 only warns
+    if "WANDB_SWEEP_ID" in os.environ:
+        logger._wandb_init.pop("project", None)  # the sweep's counts
+    # who stops a run on W&B's page sends it the signal that an agent sends
+    logger._wandb_init.setdefault("settings", wandb.Settings(stop_fn=_stop_this_process))
+
+
+def _begin(logger: WandbLogger) -> Any:
+    import wandb
+
+    try:
+        run = logger.experiment
+    except wandb.errors.CommError as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(f"W&B does not answer ({reason}), so the run is logged offline: `wandb sync`.", stacklevel=2)
+        logger._wandb_init["mode"] = "offline"
+        run = logger.experiment
+    if isinstance(run, wandb.Run):
+        for name in ("loss", *NAMES):
+            for split in ("val", "test"):
+                best = "min" if name == "loss" else "max"
+                run.define_metric(f"{split}/{name}", step_metric="trainer/global_step", summary=f"{best},last")
+        _note_first(run)
+    return run
+
+
+def _note_first(run: Any) -> None:
+    """Have wandb write down tables and artifacts before it sends them, as it does with all else and in offline runs.
+
+    By itself it first asks the server, and waits, who we are and whether the artifact's name is another type's; and what
+    it then sends is not in the run's file, so that `wandb sync` could not send it again.
+    """
+
+    def write_down(run: Any, artifact: Any, aliases: Any, tags: Any, step: int, **options: Any) -> None:
+        run._interface.publish_artifact(run, artifact, aliases, tags, **options)
+
+    run._interface.deliver_artifact = write_down
+    run._cached_public_api = SimpleNamespace(_set_artifact_save_handle=lambda artifact, handle: None)
+    run._assert_can_log_artifact = lambda artifact: None
+
+
+def _beside(locked: Iterable[str], config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a sweep's own parameters leave of a configuration: W&B keeps to them, and drops all else of their names."""
+    for key, value in config.items():
+        if key not in locked:
+            yield key, value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{name}", part) for name, part in value.items() if f"{key}.{name}" not in locked)
+
+
+@contextmanager
+def wandb_run() -> Iterator[None]:
+    """Close the run that a WandbLogger began, so that W&B shows how it ended; SIGTERM stops it wherever it is.
+
+    Raises:
+        SIGTERMException: it was stopped so.
+    """
+    usual = signal.signal(signal.SIGTERM, _stop)
+    exit_code, reason = 0, ""
+    try:
+        yield
+    except BaseException as error:
+        interrupt = error.__context__ if type(error) is SystemExit else error  # Lightning makes the one of the other
+        stopped = isinstance(interrupt, KeyboardInterrupt | SIGTERMException)
+        exit_code, reason = (STOPPED, "") if stopped else (1, str(error))
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        finish_wandb(exit_code, reason)
+        signal.signal(signal.SIGTERM, usual or signal.SIG_DFL)
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Stop at once, but where the Trainer has its own way: it ends the batch first."""
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        raise SIGTERMException
+
+
+def _stop_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def finish_wandb(exit_code: int, reason: str = "") -> None:
+    """Close the run, if there is one, within a limited time; `reason` is shown as why it failed."""
+    wandb = sys.modules.get("wandb")
+    run = wandb and wandb.run
+    if run is None:
+        return
+    if reason:
+        run.summary["error"] = reason
+    try:
+        run.finish(exit_code)
+    except TimeoutError:
+        folder = os.path.relpath(run.settings.sync_dir)
+        warnings.warn(
+            f"W&B did not take all of the run in time; it is whole in {folder}, to be uploaded with "
+            f"`wandb sync --include-online {folder}`.",
+            stacklevel=2,
+        )
+
+
+class Tracking(L.Callback):
+    """What W&B shows of a run beside its numbers.
+
+    Args:
+        samples: images in the table that each validation and test logs, with captions, references, scores and, where
+            the decoder attends, the words over where it looked; 0 logs none.
+        checkpoint: log the best checkpoint at the end of training, with its vocabulary and configuration.
+    """
+
+    def __init__(self, samples: int = 8, checkpoint: bool = True) -> None:
+        self.samples, self.checkpoint = samples, checkpoint
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say which data it is."""
+        for run in _runs(trainer):
+            captions = _data(trainer).captions
+            about = {"source": captions.source, "fingerprint": captions.fingerprint()}
+            run.config.update({"dataset": about}, allow_val_change=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validation images."""
-        self.log_samples(trainer, pl_module, "val")
+        if not trainer.sanity_checking:
+            self.log_samples(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Test images."""
@@ -65,23 +220,57 @@ class SampleTable(L.Callback):
     def log_samples(self, trainer: L.Trainer, captioner: L.LightningModule, split: str) -> None:
         """One table."""
         assert isinstance(captioner, Captioner)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, CaptionData)
-        captions, scores = captioner.captions[split], captioner.scores[split]
-        chosen = set(random.Random(0).sample(sorted(captions), min(SAMPLES, len(captions))))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                import wandb
+        runs = _runs(trainer)
+        if not (runs and self.samples):
+            return
+        import wandb
 
-                rows = [
-                    [
-                        image.id,
-                        wandb.Image(image.open()),
-                        captions[image.id],
-                        "\n".join(image.references),
-                        scores.per_image[image.id]["bleu4"],
-                    ]
-                    for image in data.captions.split(split)
-                    if image.id in chosen
-                ]
-                logger.log_table(f"{split}/samples", ["id", "image", "caption", "references", "bleu4"], rows)
+        options = captioner.fit_search if trainer.state.fn == "fit" else captioner.search
+        with trainer.precision_plugin.forward_context():
+            samples = take_samples(captioner, _data(trainer).captions.split(split), split, self.samples, options)
+        names = list(samples[0].scores) if samples else []
+        rows = [
+            [
+                sample.image.id,
+                wandb.Image(sample.picture, file_type="jpg"),
+                sample.attention and wandb.Image(sample.attention, file_type="jpg"),
+                sample.caption,
+                "\n".join(sample.image.references),
+                *(sample.scores[name] for name in names),
+            ]
+            for sample in samples
+        ]
+        columns = ["id", "image", "attention", "caption", "references", *names]
+        for run in runs:
+            table = wandb.Table(columns=columns, data=rows)
+            run.log({f"{split}/samples": table, "trainer/global_step": trainer.global_step})
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the best checkpoint, or the last one where nothing was validated."""
+        assert isinstance(pl_module, Captioner)
+        folder = RunFolder(Path(trainer.default_root_dir))
+        file = folder.left()
+        for run in _runs(trainer) if file and self.checkpoint else []:
+            import wandb
+
+            assert file is not None
+            assert pl_module.vocabulary is not None
+            scores = folder.result().get("scores", {}).get("val", {})
+            artifact = wandb.Artifact(f"captioner-{run.id}", "model", metadata={"val": scores})
+            artifact.add_file(str(file), skip_cache=True)
+            artifact.add_file(str(folder.config), skip_cache=True)
+            with artifact.new_file("vocabulary.txt", encoding="utf-8") as text:
+                text.write("".join(f"{word}\n" for word in pl_module.vocabulary.words))
+            run.log_artifact(artifact, aliases=["best"])
+
+
+def _runs(trainer: L.Trainer) -> list[Any]:
+    """W&B's runs, in the first process."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+
+
+def _data(trainer: L.Trainer) -> CaptionData:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, CaptionData)
+    return data

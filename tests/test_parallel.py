@@ -1,51 +1,16 @@
-"""Two processes, started by Lightning itself and joined by gloo, against one."""
+"""Processes joined by gloo: what they gather, and which of them speaks."""
 
 import json
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from capbench import processes
 from capbench.scores.generated import GeneratedCaptions
-from tests.support import QUIET, TINY, result
-
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
-
-
-def capbench(folder: Path, *arguments: str) -> str:
-    """What a command prints, run as a user runs it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "capbench", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_one_and_two_processes_give_the_same_captions_and_scores(tmp_path: Path) -> None:
-    """Five test images: the second process gets one of them twice, to fill its last batch."""
-    options = [*TINY, "--data.test=5", "--data.eval_batch_size=2", "--name=tiny", "--trainer.max_epochs=2"]
-    told = capbench(tmp_path, "fit", *options, *TWO, "--model.finetune_from=1")
-    assert told.count("Run runs/tiny") == 1
-    folder = tmp_path / "runs" / "tiny"
-    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-    facts = result(folder)
-    assert facts["devices"] == "2 x cpu"
-    assert (facts["status"], facts["steps"]) == ("finished", 2)  # eight images in batches of four: one for each process
-    assert facts["scores"]["val"]["images"] == 4
-
-    left = {}
-    for devices in ((), TWO):
-        checkpoint = "--ckpt_path=runs/tiny/checkpoints/last.ckpt"
-        capbench(tmp_path, "test", *QUIET, *devices, checkpoint, "--likelihood.images=5")
-        captions = (folder / "captions.jsonl").read_bytes()
-        assert len(captions.splitlines()) == 5
-        left[devices] = (captions, json.dumps(result(folder)["scores"]["test"]))
-    assert left[()] == left[TWO]
-    assert 1 <= result(folder)["scores"]["test"]["figures"]["median_rank"] <= 5
 
 
 def gather(rank: int, folder: Path) -> None:
@@ -72,3 +37,43 @@ def test_captions_of_all_processes_are_gathered_whatever_they_are(tmp_path: Path
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
         again = json.loads((tmp_path / f"{rank} again.json").read_text())
         assert again == {f"again {other}": "a dog" for other in range(3)}
+
+
+CASES: list[tuple[tuple[int, ...], str]] = [((0, 1, 2), "0"), ((1, 2), "12"), ((2,), "2"), ((1, 2), "")]
+"""Which of three processes fail, and who may tell: the first if it fails, or any other; none where it is gone."""
+
+
+def in_group(rank: int, folder: Path) -> None:
+    """One of three processes, case after case."""
+    os.environ["LOCAL_RANK"], processes.GRACE = str(rank), 1
+    for case, (failing, tellers) in enumerate(CASES):
+        port = (folder / "ports").read_text().split()[case]
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=3)
+        dist.barrier()
+        if rank == 0 and not tellers:
+            os._exit(0)
+        processes.tells.cache_clear()
+        try:
+            with processes.one_voice():
+                if rank in failing:
+                    raise KeyError(rank)
+        except KeyError:
+            (folder / f"{case}-told-{rank}").touch()
+        except SystemExit as end:
+            (folder / f"{case}-silent-{rank}-{end.code}").touch()
+        if tellers:
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def test_one_process_tells(tmp_path: Path) -> None:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in CASES]
+    (tmp_path / "ports").write_text(" ".join(str(each.getsockname()[1]) for each in sockets))
+    for each in sockets:
+        each.close()
+    mp.spawn(in_group, (tmp_path,), nprocs=3)  # type: ignore[no-untyped-call]
+    for case, (failing, tellers) in enumerate(CASES):
+        told = [path.name[-1] for path in tmp_path.glob(f"{case}-told-*")]
+        assert len(told) == bool(tellers)
+        assert set(told) <= set(tellers)
+        assert len(list(tmp_path.glob(f"{case}-silent-*-1"))) == len(failing) - len(told)

@@ -2,22 +2,27 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from capbench.runs import read_checkpoint
 from tests.support import ROOT, TINY, result, rows
+from tests.wandb_server import WandbServer
 
 WANDB = (
     *(option for option in TINY if option != "--trainer.logger=false"),
     *("--trainer.logger=WandbLogger", "--trainer.logger.project=capbench", "--trainer.log_every_n_steps=1"),
-    "--name=tiny",
+    *("--model.decoder=Attention", "--model.decoder.attention=8", "--name=tiny"),
 )
 # Stands in for the sitecustomize of a fresh Python: what leaves this machine is noted and refused.
 FENCE = """
@@ -161,7 +166,7 @@ def test_the_resolved_configuration_is_logged(tracked: Outside) -> None:
             config[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
         project, name = record.run.project or project, record.run.display_name or name
     assert (project, name) == ("capbench", "tiny")
-    assert config["model"]["decoder"]["class_path"].endswith(".Merge")
+    assert config["model"]["decoder"]["class_path"].endswith(".Attention")
     assert config["model"]["decoder"]["init_args"]["hidden"] == 8
     assert config["model"]["encoder"]["init_args"]["name"] == "test_resnet"
     assert config["data"]["init_args"]["train"] == 8
@@ -183,16 +188,17 @@ def test_a_table_of_samples_is_logged(tracked: Outside) -> None:
     run = offline_runs(tracked.home)[0]
     (file,) = (run / "files").glob("media/table/val/samples_*.table.json")
     table = json.loads(file.read_text())
-    assert table["columns"] == ["id", "image", "caption", "references", "bleu4"]
+    scores = ["bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider_d"]
+    assert table["columns"] == ["id", "image", "attention", "caption", "references", *scores]
     assert len(table["data"]) == 4
-    for image_id, _, caption, references, bleu4 in table["data"]:
+    for image_id, _, _, caption, references, *values in table["data"]:
         assert image_id.startswith("scene-")
         assert caption
         assert len(references.splitlines()) == 5
-        assert 0 <= bleu4 <= 1
+        assert all(0 <= value <= 10 for value in values)
     logged = [entry.path for record in records(run) for entry in record.request.log_artifact.artifact.manifest.contents]
     logged += [entry.path for record in records(run) for entry in record.artifact.manifest.contents]
-    assert sum(path.startswith("media/images/") for path in logged) == 4  # the pictures go with the table's artifact
+    assert sum(path.startswith("media/images/") for path in logged) == 8  # the pictures go with the table's artifact
 
 
 def test_switched_off_wandb_is_not_needed(outside: Outside) -> None:
@@ -209,6 +215,99 @@ def test_wandb_mode_is_respected(outside: Outside) -> None:
     assert result(outside.home / "runs" / "tiny")["status"] == "finished"
     assert not offline_runs(outside.home)
     assert outside.calls() == ""
+
+
+def test_what_waits_to_be_sent_lies_beside_the_run(tracked: Outside) -> None:
+    assert not (tracked.home / ".local").exists()
+    assert not [
+        path for path in (tracked.home / ".cache" / "wandb").rglob("*") if path.is_file() and path.suffix != ".log"
+    ]
+
+
+def test_wandb_sync_takes_an_offline_run_whole(tracked: Outside, server: WandbServer) -> None:
+    (offline, _) = offline_runs(tracked.home)
+    finished = tracked.python("-m", "wandb", "sync", str(offline), **server.environment())
+    assert finished.returncode == 0, finished.stderr
+    (run,) = server.runs.values()
+    assert run.exit_code == 0
+    assert run.config["model"]["decoder"]["init_args"]["attention"] == 8
+    assert run.fields["groupName"] == "tiny"
+    assert run.fields["jobType"] == "fit"
+    assert run.fields["tags"] == ["test_resnet", "Attention", "seed 0"]
+    (metrics, _) = rows(tracked.home / "runs" / "tiny" / "metrics.jsonl")
+    assert run.values("val/cider_d") == pytest.approx([metrics["val/cider_d"]])
+    table, model = server.artifact("run_table"), server.artifact("model")
+    assert table.committed
+    assert len([name for name in table.files if name.startswith("media/images/")]) == 8
+    for _, image, attention, caption, *_ in json.loads(table.files["val/samples.table.json"])["data"]:
+        assert (image["width"], image["height"]) == (32, 32)
+        assert attention["width"] == 128 * min(6, len(caption.split()))
+    assert model.committed
+    assert {"best", "latest"} == set(model.aliases)
+    checkpoint = read_checkpoint_of(model.files["best.ckpt"], tracked.home)
+    assert model.files["vocabulary.txt"].decode().split() == checkpoint["capbench"]["vocabulary"]
+    assert yaml.safe_load(model.files["config.yaml"])["name"] == "tiny"
+
+
+def read_checkpoint_of(content: bytes, folder: Path) -> dict[str, Any]:
+    (folder / "sent.ckpt").write_bytes(content)
+    return read_checkpoint(folder / "sent.ckpt")
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    server = WandbServer()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("way", ["gone", "asleep"])
+def test_a_server_that_is_lost_stops_nothing_and_gets_all_later(
+    way: str, outside: Outside, server: WandbServer
+) -> None:
+    """It is lost at the first thing that it hears of the run; a server that sleeps answers nothing any more."""
+    lost = threading.Event()
+    upsert = server.on_UpsertBucket
+
+    def lose(asked: dict[str, Any]) -> dict[str, Any]:
+        answer = upsert(asked)
+        if not lost.is_set():
+            lost.set()
+            threading.Timer(0.5, server.close if way == "gone" else partial(setattr, server, "patience", 3600)).start()
+        return answer
+
+    server.on_UpsertBucket = lose  # type: ignore[method-assign]
+    limits = {"WANDB_FINISH_TIMEOUT": "3", "WANDB_HTTP_TIMEOUT": "2", "WANDB__GRAPHQL_RETRY_MAX": "1"}
+    finished = outside.capbench("fit", *WANDB, "--trainer.max_epochs=3", **server.environment(), **limits)
+    assert lost.is_set()
+    folder = outside.home / "runs" / "tiny"
+    assert result(folder)["status"] == "finished"
+    told = re.search(r"`(wandb sync --include-online (\S+))`", finished.stderr)
+    assert told, finished.stderr
+    assert (outside.home / told[2]).is_dir()
+
+    later = WandbServer()
+    synced = outside.python("-m", *told[1].split(), **later.environment())
+    later.close()
+    assert synced.returncode == 0, synced.stderr
+    (run,) = later.runs.values()
+    assert run.exit_code == 0
+    scores = [row["val/cider_d"] for row in rows(folder / "metrics.jsonl")]
+    assert len(scores) == 3
+    assert run.values("val/cider_d") == pytest.approx(scores)
+    assert run.summary["val/cider_d"] == pytest.approx({"max": max(scores), "last": scores[-1]})
+    assert run.summary["val/loss"].keys() == {"min", "last"}
+    assert len([artifact for artifact in later.artifacts if artifact.type == "run_table" and artifact.committed]) == 3
+    assert later.artifact("model").files.keys() == {"best.ckpt", "config.yaml", "vocabulary.txt"}
+
+
+def test_a_server_that_is_not_there_leaves_the_run_offline(outside: Outside, server: WandbServer) -> None:
+    server.close()
+    limits = {"WANDB_INIT_TIMEOUT": "2", "WANDB_HTTP_TIMEOUT": "2"}
+    finished = outside.capbench("fit", *WANDB, **server.environment(), **limits)
+    assert "W&B does not answer" in finished.stderr
+    assert result(outside.home / "runs" / "tiny")["status"] == "finished"
+    assert len(offline_runs(outside.home)) == 1
 
 
 KEY = "0123456789" * 4

@@ -92,6 +92,7 @@ def build(arguments: list[str]) -> None:
 
     from capbench.cli import CapbenchCLI
     from capbench.data.captions import SPLITS
+    from capbench.processes import end_together
 
     class Parts(CapbenchCLI):
         """The captioner and the data of a config, and no more."""
@@ -109,6 +110,7 @@ def build(arguments: list[str]) -> None:
         def _run_subcommand(self, subcommand: str) -> None:
             pass
 
+    end_together()
     parts = Parts(["fit", *arguments])
     trainer, data, captioner = parts.options.trainer, parts.datamodule, parts.model
     fabric = Fabric(accelerator=trainer.accelerator, devices=trainer.devices, num_nodes=trainer.num_nodes)
