@@ -2,11 +2,14 @@
 
 import errno
 import os
+import signal
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 from capbench.errors import UserError
 from capbench.memory import keep_memory
+from capbench.processes import one_voice
 from capbench.quiet import be_quiet
 
 COMMANDS = {
@@ -17,7 +20,9 @@ COMMANDS = {
     "data": ("capbench.commands.data", "look at the captioned images that a folder or the Hub holds"),
     "features": ("capbench.commands.features", "list, build or clear what frozen encoders gave"),
     "score": ("capbench.commands.score", "score anybody's captions"),
+    "compare": ("capbench.commands.compare", "put runs beside one another"),
     "caption": ("capbench.commands.caption", "caption image files"),
+    "sweep": ("capbench.commands.sweep", "run a sweep file, by W&B's agents or here"),
 }
 
 OF_THE_MACHINE = {
@@ -48,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         module = import_module(COMMANDS[command][0])
         be_quiet()
         keep_memory()
-        status = module.main(arguments if COMMANDS[command][0] == "capbench.cli" else options)
+        with one_voice():
+            status = module.main(arguments if COMMANDS[command][0] == "capbench.cli" else options)
         return int(status or 0)
     except UserError as error:
         # torch puts the traceback of a process that reads images before the sentence
@@ -68,5 +74,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def end(status: int) -> NoReturn:
+    """End this process; one that SIGTERM stopped by that signal, since W&B's agents count exit codes as failures."""
+    if status == 128 + signal.SIGTERM:
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())
