@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 TILE, LINE, GAP, IN_A_ROW = 168, 24, 8, 6
 DARK = 0.25
@@ -16,6 +17,13 @@ def light(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return DARK + (1 - DARK) * weights / max(float(weights.max()), 1e-9)
 
 
+def seen(image: Tensor) -> Image.Image:
+    """What the encoder sees (3, H, W), of which the maps are, from its darkest value to its brightest."""
+    low, high = image.min(), image.max()
+    pixels = 255 * (image - low) / (high - low).clamp(min=1e-9)
+    return Image.fromarray(pixels.byte().permute(1, 2, 0).cpu().numpy())
+
+
 def lit(picture: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
     """The picture, bright where the weights (rows, columns) are largest and dark where they are none."""
     small = Image.fromarray((255 * light(weights)).astype(np.uint8))
@@ -23,10 +31,10 @@ def lit(picture: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
     return Image.fromarray((np.asarray(picture.convert("RGB")) * places).astype(np.uint8))
 
 
-def attention_picture(picture: Image.Image, text: str, maps: npt.NDArray[np.float32]) -> Image.Image:
-    """The picture, and it again for each word of a caption with the word's map (words, rows, columns) and the word."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((TILE, TILE))
+def attention_picture(image: Tensor, text: str, maps: npt.NDArray[np.float32]) -> Image.Image:
+    """What the encoder sees (3, H, W), and again for each word of a caption with its map (words, rows, columns)."""
+    picture = seen(image)
+    picture = picture.resize((TILE, round(TILE * picture.height / picture.width)), Image.Resampling.BICUBIC)
     words = text.split()
     tiles = [(picture, ""), *((lit(picture, weights), word) for word, weights in zip(words, maps, strict=True))]
     return _sheet(tiles, picture.size)

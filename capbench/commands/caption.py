@@ -81,10 +81,10 @@ def main(arguments: list[str]) -> int:
             found = model.caption(
                 [opened for _, opened in readable], options.num_captions, search, bool(options.attention)
             )
-            for (path, _), captions in zip(readable, found, strict=True):
+            for (path, opened), captions in zip(readable, found, strict=True):
                 show(path, captions)
                 if options.attention:
-                    _draw(path, captions[0], options.attention)
+                    _draw(path, opened, captions[0], options.attention)
             bar.update(len(names))
     return EXIT_UNREADABLE if unreadable else 0
 
@@ -159,16 +159,15 @@ def _as_csv() -> Callable[[Path, list["Caption"]], None]:
     return show
 
 
-def _draw(path: Path, caption: "Caption", folder: Path) -> None:
+def _draw(path: Path, opened: Any, caption: "Caption", folder: Path) -> None:
     """Write DIR/NAME.png, beside the folders that the image lies in."""
     from capbench.overlay import attention_picture
-    from capbench.pictures import open_image
 
     assert caption.attention is not None
     inside = path.relative_to(path.anchor) if path.is_absolute() else path
     file = (folder / Path(*(part for part in inside.parts if part != ".."))).with_suffix(f"{path.suffix}.png")
     require_writable(file)
-    attention_picture(open_image(path), caption.text, caption.attention).save(file)
+    attention_picture(opened, caption.text, caption.attention).save(file)
 
 
 def _positive(text: str) -> int:
