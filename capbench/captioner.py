@@ -355,8 +355,8 @@ class Captioner(L.LightningModule):
         parts = {name: [p for p in getattr(self, name).parameters() if p.requires_grad] for name in rates}
         groups = [{"name": name, "params": part, "lr": rates[name]} for name, part in parts.items() if part]
         make: Any = OPTIMIZERS[self.optimizer]
-        scaled = self.trainer.precision == "16-mixed"  # Lightning clips no gradients of fused optimisers then
-        fused = {"fused": True} if self.optimizer != "rmsprop" and not scaled else {}  # all others can
+        unclipped = self.trainer.precision.endswith("-mixed")  # Lightning clips no gradients of fused optimisers then
+        fused = {"fused": True} if self.optimizer != "rmsprop" and not unclipped else {}  # all others can
         optimizer = make(groups, lr=self.lr, weight_decay=self.weight_decay, **fused)
         steps = max(1.0, float(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step / steps))
