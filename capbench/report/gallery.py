@@ -133,18 +133,21 @@ class Gallery:
 def _looked(run: Run, pictures: dict[str, Image.Image], with_pictures: bool) -> list[dict[str, Any]]:
     """Of each picture the words of a run's caption, each with the picture lit where it looked; none if it does not."""
     from capbench.model import load
-    from capbench.overlay import lit
+    from capbench.overlay import lit, seen
     from capbench.search import Search
 
     checkpoint = run.folder.left()
     if checkpoint is None:
         return []
-    told = load(checkpoint).caption(list(pictures.values()), search=Search(**run.scored["search"]), attention=True)
+    model = load(checkpoint)
+    views = {image: model.tensor(picture) for image, picture in pictures.items()}
+    told = model.caption(list(views.values()), search=Search(**run.scored["search"]), attention=True)
     looked = []
-    for (image, picture), captions in zip(pictures.items(), told, strict=True):
+    for (image, view), captions in zip(views.items(), told, strict=True):
         if captions[0].attention is None:
             return []
-        below = picture if with_pictures else Image.new("RGB", picture.size, "white")
+        below = seen(view)
+        below = below if with_pictures else Image.new("RGB", below.size, "white")
         words = zip(captions[0].text.split(), captions[0].attention, strict=True)
         lights = [(word, _data_uri(lit(_small(below, WORD_SIDE), weights), WORD_SIDE)) for word, weights in words]
         looked.append({"image": image, "run": run.name, "words": lights})

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from importlib import import_module
 from typing import Any
 
 from capbench.errors import UserError
@@ -29,8 +30,8 @@ def views(comparison: Comparison, table: str, target: str) -> tuple[Any, Any]:
         raise UserError(f"--wandb takes ENTITY/PROJECT, not {target!r}.")
     try:
         with warnings.catch_warnings(action="ignore"):  # of its own deprecations
-            import wandb_workspaces.reports.v2 as wr
-            import wandb_workspaces.workspaces as ws
+            wr: Any = import_module("wandb_workspaces.reports.v2")  # its types are narrower than what it takes
+            ws: Any = import_module("wandb_workspaces.workspaces")
     except ImportError as error:
         raise UserError("--wandb takes wandb-workspaces: pip install 'capbench[report]'.") from error
 

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from capbench import __version__
@@ -52,6 +51,7 @@ def page(rows: Sequence[Line], comparison: Comparison, gallery: Gallery, sort: s
             for system in systems
         ],
         "runs": [_run(run, place, gallery) for place, system in enumerate(systems) for run in system.runs],
+        "attends": attention > 0,
         "importance": _importance([run for system in systems for run in system.runs]),
         "gallery": {
             "images": gallery.images,
@@ -59,7 +59,7 @@ def page(rows: Sequence[Line], comparison: Comparison, gallery: Gallery, sort: s
             "without": gallery.without,
         },
     }
-    heading = f"{Path(str(systems[0].runs[0].result['data'].get('source'))).name}, {comparison.split} split"
+    heading = f"{systems[0].runs[0].data}, {comparison.split} split"
     parts = {
         "title": html.escape(f"{heading}: {len(systems)} systems"),
         "heading": html.escape(heading),
@@ -105,7 +105,7 @@ def _run(run: Run, system: int, gallery: Gallery) -> dict[str, Any]:
         "seed": run.result["seed"],
         "settings": _facts(run),
         "scores": _scores(run),
-        "metrics": _curves(run),
+        **_curves(run),
         "told": gallery.captions_of(run),
     }
 
@@ -121,10 +121,14 @@ def _facts(run: Run) -> dict[str, Any]:
     return run.settings | {"seed": result["seed"], "git_commit": result.get("git_commit")} | versions
 
 
-def _curves(run: Run) -> dict[str, list[Any]]:
-    """Each metric's column; null where a line has none."""
-    names = dict.fromkeys(name for row in run.metrics for name in row)
-    return {name: [row.get(name) for row in run.metrics] for name in names}
+def _curves(run: Run) -> dict[str, Any]:
+    """Each metric's column, null where a line has none; or why they cannot be read."""
+    try:
+        rows = run.metrics
+    except UserError as error:
+        return {"metrics": {}, "unread": str(error)}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {"metrics": {name: [row.get(name) for row in rows] for name in names}}
 
 
 def _importance(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:

@@ -71,6 +71,12 @@ class Run:
         """The decoder's class."""
         return str(self.result["decoder"]["class_path"]).rpartition(".")[2]
 
+    @property
+    def data(self) -> str:
+        """What it was trained with, without the folder where that lies."""
+        source = str(self.result["data"].get("source"))
+        return source.partition(" (")[0] if source.endswith(")") else Path(source).name
+
     @cached_property
     def rows(self) -> dict[str, Row]:
         """Image id -> caption, references and scores."""

@@ -89,7 +89,7 @@ def _line(system: System) -> Line:
         "devices": run.result.get("devices"),
     }
     names = {"system": system.name, "encoder": run.encoder, "decoder": run.decoder}
-    data = {"data": Path(str(run.result["data"].get("source"))).name, "seeds": len(system.runs)}
+    data = {"data": run.data, "seeds": len(system.runs)}
     scores = {name: interval.value for name, interval in system.scores.items()}
     return Line(
         names | data | scores | {name: value for name, value in facts.items() if value is not None},

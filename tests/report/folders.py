@@ -59,7 +59,7 @@ def make_run(
 
     Args:
         folder: to write.
-        encoder: a name of timm's; half of its letters decide what it costs.
+        encoder: a name of timm's; its length decides what it costs.
         decoder: a class of capbench.
         seed: of the run; decides which captions it gives, too.
         quality: of the captions that are drawn, 0 to 1.

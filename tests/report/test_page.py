@@ -360,9 +360,10 @@ NASTY = (
 )
 
 
-def test_captions_of_others_break_nothing(show: Callable[..., Opened], tmp_path: Path) -> None:
+def test_captions_and_files_of_others_break_nothing(show: Callable[..., Opened], tmp_path: Path) -> None:
     image = scenes().split("test")[0].id
-    make_run(tmp_path / "<b>one & only", "<i>vit</i>", "Merge", captions={image: NASTY})
+    folder = make_run(tmp_path / "<b>one & only", "<i>vit</i>", "Merge", captions={image: NASTY})
+    (folder / "metrics.jsonl").write_text('{"epoch": 0, "val/bl')
     make_run(tmp_path / "other", "test_vit", "Attention", 1)
     page = tmp_path / "page.html"
     assert run("compare", tmp_path, "--html", page) == 0
@@ -374,6 +375,9 @@ def test_captions_of_others_break_nothing(show: Callable[..., Opened], tmp_path:
     assert opened.page.title() == "Shapes, test split: 2 systems"
     assert opened.page.locator("#captions b, #captions script, img[src=x]").count() == 0
     assert "i> + Merge" in " ".join(system_names(opened))
+    note = opened.near("curves").locator(".count").inner_text()
+    assert note == f"{folder}: metrics.jsonl cannot be read: it is cut short or not ours."
+    assert opened.page.locator("#curves .chart").evaluate("chart => chart.data.length") == 1
     assert opened.said == []
 
 

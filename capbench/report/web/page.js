@@ -166,7 +166,7 @@ function scores(section) {
   }
 
   if (data.baseline) {
-    $(".controls", section).append(choose("Show", state, "what", [["scores", "scores"], ["differences", `differences to ${data.baseline}`]], update));
+    $(".controls", section).append(choose("Show", state, "what", [["scores", "scores"], ["differences", `differences to ${data.baseline}`]], update, "wide"));
   }
   update();
 }
@@ -272,6 +272,7 @@ function cost(section) {
 
 function curves(section) {
   const along = ["epoch", "step", "seconds"];
+  $(".count", section).textContent = runs.filter((run) => run.unread).map((run) => `${run.name}: ${run.unread}.`).join(" ");
   const metrics = unique(runs.flatMap((run) => Object.keys(run.metrics))).filter((name) => !along.includes(name));
   const state = { metric: usual(metrics, "val/bleu4", "val/loss"), along: "epoch", system: "" };
 
@@ -297,6 +298,8 @@ function curves(section) {
 
 // ---- the settings of a sweep
 
+const DECADES = Array.from({ length: 17 }, (_, place) => place - 10).flatMap((power) => [1, 2, 5].map((value) => value * 10 ** power));
+
 function sweep(section) {
   const { importance } = data;
   const scored = Object.keys(importance);
@@ -314,8 +317,8 @@ function sweep(section) {
     }
     const wide = Math.min(...found) > 0 && Math.max(...found) >= 20 * Math.min(...found);
     const scale = wide ? Math.log10 : Number;
-    const ticks = unique(found).sort((a, b) => a - b);
-    return { label: plain(label(name)), values: found.map(scale), ...(ticks.length <= 8 ? { tickvals: ticks.map(scale), ticktext: ticks.map((value) => String(+value.toPrecision(4))) } : {}) };
+    const ticks = unique(found).length <= 8 ? unique(found) : wide ? DECADES.filter((value) => value >= Math.min(...found) && value <= Math.max(...found)) : null;
+    return { label: plain(label(name)), values: found.map(scale), ...(ticks ? { tickvals: ticks.map(scale), ticktext: ticks.map((value) => String(+value.toPrecision(4))) } : {}) };
   }
 
   function figure() {
@@ -339,7 +342,7 @@ function sweep(section) {
     draw($(".chart", section), figure);
     const lines = importance[state.score].map(({ settings, share }) => ({
       label: settings.slice(0, 3).map(label).join(", ") + (settings.length > 3 ? ` and ${settings.length - 3} more, always together` : settings.length > 1 ? " (always together)" : ""),
-      value: share ?? 0, text: share === null ? "too few runs" : `${Math.round(100 * share)} %`,
+      value: share ?? 0, text: share === null ? "cannot be said" : `${Math.round(100 * share)} %`,
     }));
     $(".panels", section).replaceChildren(bars(`What settings explain of ${titles[state.score]}`, lines, 1));
   }
@@ -394,12 +397,12 @@ function captions(section) {
   function card(place) {
     const known = new Set(references[place].flatMap(words)), picture = pictures()[images[place]];
     const lines = shownRuns().map((run) => ({ run, value: run.told.scores[state.score][place], caption: run.told.captions[place] }));
-    const most = Math.max(...lines.map((line) => line.value));
+    const [least, most] = [Math.min, Math.max].map((end) => end(...lines.map((line) => line.value)));
     const shown = picture ? h("div", {}, h("img", { src: picture, alt: "", decoding: "async" }), h("h3", {}, images[place])) : null;
     return h("article", { class: picture ? "card" : "card bare", tabindex: "-1" }, shown,
       h("div", {}, picture ? null : h("h3", {}, images[place]),
         h("ul", { class: "references", "aria-label": "References" }, ...references[place].map((reference) => h("li", {}, reference)))),
-      h("ul", { class: "told", "aria-label": "Captions" }, ...lines.map(({ run, value, caption }) => h("li", { class: value === most ? "most" : null },
+      h("ul", { class: "told", "aria-label": "Captions" }, ...lines.map(({ run, value, caption }) => h("li", { class: value === most && most > least ? "most" : null },
         h("span", { class: "number" }, value.toFixed(2)), marked(caption, known), h("span", { class: "who" }, runLabel(run))))));
   }
 
@@ -439,6 +442,10 @@ function attention(section) {
         h("ul", { class: "words" }, ...each.words.map(([word, picture]) => h("li", {}, h("img", { src: picture, alt: "", decoding: "async" }), word))))));
   }
 
+  if (!images.length) {
+    $(".cards", section).append(h("p", {}, "There is none: it takes a run with a checkpoint whose decoder attends, and the pictures."));
+    return;
+  }
   $(".controls", section).append(choose("Image", state, "image", [["", "all"], ...images.map((image) => [image, image])], update));
   update();
 }
@@ -470,7 +477,6 @@ function apart(section) {
 
 // ---- the page
 
-const hasLooked = $("#looked").textContent.length > 2;
 const SECTIONS = {
   table: [table, true],
   scores: [scores, true],
@@ -479,7 +485,7 @@ const SECTIONS = {
   curves: [curves, runs.some((run) => Object.keys(run.metrics).length)],
   sweep: [sweep, Object.values(data.importance).some((found) => found.length)],
   captions: [captions, runs.some((run) => run.told)],
-  attention: [attention, hasLooked],
+  attention: [attention, data.attends],
   settings: [settings, runs.length > 1],
   apart: [apart, Object.keys(data.apart).length > 0],
 };
