@@ -22,12 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from capbench.data import CaptionData
-from capbench.data.captions import CaptionedImage, CaptionSet, open_image
+from capbench.data.captions import CaptionedImage, CaptionSet
 from capbench.data.features import BATCH, FeatureStore
 from capbench.data.module import Collate, StoredFeatures
 from capbench.data.scenes import describe, draw, make_scene
 from capbench.decoders import Attention, Decoder, Merge
 from capbench.encoder import TimmEncoder
+from capbench.pictures import open_image
 from capbench.text import Vocabulary
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90  # about 130 kB an image, like Flickr8k's

@@ -15,13 +15,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from capbench.captioner import Captioner
 from capbench.data import CaptionData
 from capbench.errors import UserError
+from capbench.exhibits import Tracking
 from capbench.likelihood import Likelihood
 from capbench.parser import Parser
 from capbench.processes import end_together, is_first, stop_together
 from capbench.recorder import Recorder
 from capbench.runs import RunFolder, read_checkpoint
 from capbench.summary import print_summary
-from capbench.tracking import Tracking, begin_logging, configure_wandb, wandb_run
+from capbench.tracking import begin_logging, configure_wandb, wandb_run
 
 MONITOR = {"monitor": "val/bleu4", "mode": "max"}
 

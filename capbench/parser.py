@@ -34,7 +34,7 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **(options | {"allow_abbrev": False}))
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse arguments, also as a sweep's agent words them: `None`, 3.0 for 3, a part's options before its class.
 
         Raises:

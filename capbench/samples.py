@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from PIL import Image
 
 from capbench.captioner import Captioner
 from capbench.data.captions import CaptionedImage
+from capbench.overlay import attention_picture
 from capbench.search import Search, search
 
-PICTURE, TILE, TILES_IN_ROW = 320, 128, 6
-"""Sizes in pixels: the longer side of a sample's picture, and the side of the picture of one word."""
+PICTURE = 320
+"""Pixels of the longer side of a sample's picture."""
 
 
 @dataclass
@@ -59,7 +59,8 @@ def take_samples(
             picture.thumbnail((PICTURE, PICTURE))
             samples.append(Sample(image, picture, captions[image.id], scores[image.id]))
     if samples and captioner.encoder.shape.places > 1:
-        inputs = torch.stack(views).to(captioner.device, captioner.dtype)
+        assert captioner.vocabulary is not None
+        inputs = torch.stack(views).type_as(next(captioner.parameters()))
         seeds = [crc32(sample.image.id.encode()) for sample in samples]
         found = search(captioner.decoder, captioner.encoder(inputs), options, attention=True, seeds=seeds)
         if found.attention is not None:
@@ -67,35 +68,6 @@ def take_samples(
             for sample, view, captions_, maps in zip(
                 samples, views, found.words(captioner.vocabulary), found.attention, strict=True
             ):
-                words = captions_[0].split()
-                sample.attention = draw_attention(_picture(view), words, maps[0, : len(words)].unflatten(1, grid).cpu())
+                words = maps[0, : len(captions_[0].split())].unflatten(1, grid).cpu().numpy()
+                sample.attention = attention_picture(view, captions_[0], words)
     return samples
-
-
-def draw_attention(picture: Image.Image, words: list[str], maps: Tensor) -> Image.Image:
-    """The picture once for each word, bright where the captioner looked.
-
-    Args:
-        picture: as the encoder sees it.
-        words: T words.
-        maps: (T, h, w) weights.
-    """
-    font = ImageFont.load_default(12)
-    columns = min(len(words), TILES_IN_ROW) or 1
-    sheet = Image.new("RGB", (columns * TILE, -(-len(words) // columns) * (TILE + 16) or 1), "white")
-    bright = picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
-    dark = Image.blend(bright, Image.new("RGB", bright.size), 0.8)
-    for number, (word, weights) in enumerate(zip(words, maps, strict=True)):
-        left, top = number % columns * TILE, number // columns * (TILE + 16)
-        light = (255 * weights / weights.max().clamp(min=1e-9)).byte().numpy()
-        mask = Image.fromarray(light).resize(bright.size, Image.Resampling.BICUBIC)
-        sheet.paste(Image.composite(bright, dark, mask), (left, top + 16))
-        ImageDraw.Draw(sheet).text((left + 2, top + 1), word, fill="black", font=font)
-    return sheet
-
-
-def _picture(view: Tensor) -> Image.Image:
-    """What the encoder sees, (3, H, W), from its darkest value to its brightest."""
-    low, high = view.min(), view.max()
-    pixels = 255 * (view - low) / (high - low).clamp(min=1e-9)
-    return Image.fromarray(pixels.byte().permute(1, 2, 0).cpu().numpy())

@@ -24,7 +24,7 @@ def test_links_and_pictures_lead_somewhere() -> None:
 
 
 def test_the_decoder_of_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.S)
+    code = re.search(r"`my_decoders.py`:\n\n```python\n(.*?)```", README, re.S)
     assert code
     assert len(code[1].splitlines()) <= 30
     (tmp_path / "my_decoders.py").write_text(code[1])
