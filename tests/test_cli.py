@@ -24,6 +24,8 @@ import torch
 from capbench.captioner import Captioner
 from capbench.scores import Scorer
 from capbench.scores.diversity import NAMES as DIVERSITY
+from capbench.search import Found
+from capbench.text import Vocabulary
 from tests.support import (
     QUICK,
     QUIET,
@@ -468,20 +470,20 @@ def test_the_best_checkpoint_and_the_end_follow_the_generated_captions(
     """The loss goes on falling; what counts is BLEU-4 of captions that the search found."""
     planned = iter([0.1, 0.3, 0.2, 0.25, 0.9])
     searched: list[str] = []
-    score, words = Scorer.__call__, Captioner.words
+    score, words = Scorer.__call__, Found.words
 
     def planned_score(self: Scorer, captions: Any) -> Any:
         assert set(captions.values()) <= set(searched)
         scores = score(self, captions)
         return replace(scores, corpus=scores.corpus | {"bleu4": next(planned)})
 
-    def remember(self: Captioner, found: Any) -> Any:
-        captions = words(self, found)
+    def remember(self: Found, vocabulary: Vocabulary) -> Any:
+        captions = words(self, vocabulary)
         searched.extend(caption for image in captions for caption in image)
         return captions
 
     monkeypatch.setattr(Scorer, "__call__", planned_score)
-    monkeypatch.setattr(Captioner, "words", remember)
+    monkeypatch.setattr(Found, "words", remember)
     options = ("--name=tiny", "--trainer.max_epochs=9", "--early_stopping.patience=2", "--model.lr=0.0001")
     assert run("fit", *TINY, *options) == 0
     folder = empty_folder / "runs" / "tiny"

@@ -100,7 +100,8 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def check_fit(folder: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "checkpoints", "metrics.jsonl", "result.json"}
+    files = {"config.yaml", "checkpoints", "metrics.jsonl", "captions.val.jsonl", "result.json"}
+    assert {path.name for path in folder.iterdir()} == files
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["capbench"]["vocabulary"]
 

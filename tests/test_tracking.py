@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from capbench.overlay import GAP, IN_A_ROW, TILE
 from capbench.runs import read_checkpoint
 from tests.support import ROOT, TINY, result, rows
 from tests.wandb_server import WandbServer
@@ -241,7 +242,7 @@ def test_wandb_sync_takes_an_offline_run_whole(tracked: Outside, server: WandbSe
     assert len([name for name in table.files if name.startswith("media/images/")]) == 8
     for _, image, attention, caption, *_ in json.loads(table.files["val/samples.table.json"])["data"]:
         assert (image["width"], image["height"]) == (32, 32)
-        assert attention["width"] == 128 * min(6, len(caption.split()))
+        assert attention["width"] == GAP + (TILE + GAP) * min(IN_A_ROW, 1 + len(caption.split()))
     assert model.committed
     assert {"best", "latest"} == set(model.aliases)
     checkpoint = read_checkpoint_of(model.files["best.ckpt"], tracked.home)
