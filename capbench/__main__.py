@@ -22,6 +22,8 @@ COMMANDS = {
     "score": ("capbench.commands.score", "score anybody's captions"),
     "compare": ("capbench.commands.compare", "put runs beside one another"),
     "caption": ("capbench.commands.caption", "caption image files"),
+    "serve": ("capbench.commands.serve", "caption pictures on a web page, and over HTTP"),
+    "export": ("capbench.commands.export", "write a captioner as ONNX or torch.export programs"),
     "sweep": ("capbench.commands.sweep", "run a sweep file, by W&B's agents or here"),
 }
 

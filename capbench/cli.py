@@ -20,7 +20,7 @@ from capbench.likelihood import Likelihood
 from capbench.parser import Parser
 from capbench.processes import end_together, is_first, stop_together
 from capbench.recorder import Recorder
-from capbench.runs import RunFolder, read_checkpoint
+from capbench.runs import RunFolder, find_checkpoint, read_checkpoint
 from capbench.summary import print_summary
 from capbench.tracking import begin_logging, configure_wandb, wandb_run
 
@@ -110,9 +110,15 @@ class CapbenchCLI(LightningCLI):
             folder = self._own_folder() or RunFolder.latest(self.options.runs, name)
             self.options.ckpt_path = str(folder.checkpoint(asked))
             return folder
-        file = Path(asked)
+        file = find_checkpoint(asked)
+        if file.is_dir():
+            raise UserError(
+                f"{asked} holds a captioner without its training's state, which caption, serve and export take but "
+                f"{command} does not: name a run's checkpoint."
+            )
+        self.options.ckpt_path = str(file)
         if file.parent.name == "checkpoints" and (command == "fit" or not self.named):
-            return RunFolder(file.parent.parent)
+            return RunFolder.of(file)
         return RunFolder.new(self.options.runs, name)
 
     def _config_name(self) -> str:
@@ -203,14 +209,17 @@ def main(arguments: list[str]) -> int:
 
 
 def with_own_config(arguments: list[str]) -> list[str]:
-    """Where only a checkpoint of a run's folder is named, the run's own configuration is taken."""
+    """Where only a checkpoint is named, it is found or fetched, and the configuration that lies with it is taken."""
     named = any(argument in ("-c", "--config") or argument.startswith("--config=") for argument in arguments)
     for place, argument in enumerate(arguments):
-        value = argument.partition("=")[2] or "".join(arguments[place + 1 : place + 2])
-        if argument.partition("=")[0] == "--ckpt_path" and not named:
-            if value not in ("best", "last") and not Path(value).is_file():
-                raise UserError(f"There is no checkpoint {value}.")
-            config = Path(value).parent.parent / "config.yaml"
+        option, equals, value = argument.partition("=")
+        end = place + 1 if equals else place + 2
+        value = value or "".join(arguments[place + 1 : end])
+        if option == "--ckpt_path" and not named and value not in ("best", "last"):
+            file = find_checkpoint(value)
+            arguments = [*arguments[:place], f"--ckpt_path={file}", *arguments[end:]]
+            config = RunFolder.of(file).config
             if config.is_file():
                 return [arguments[0], "--config", str(config), *arguments[1:]]
+            return arguments
     return arguments

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from capbench.card import model_card
 from capbench.decoders import Decoder
 from capbench.encoder import Encoder
 from capbench.errors import UserError
 from capbench.parts import from_plain, part_class
 from capbench.pictures import open_image, upright
-from capbench.runs import read_checkpoint
+from capbench.runs import RunFolder, find_checkpoint, read_checkpoint, write_pretrained
 from capbench.search import Found, Search, search
 from capbench.text import Vocabulary
 
@@ -47,30 +49,47 @@ class Caption:
     attention: npt.NDArray[np.float32] | None = None
 
 
-class Model(nn.Module):
+class Model(nn.Module, ModelHubMixin, library_name="capbench", pipeline_tag="image-to-text", tags=["image-captioning"]):
     """Encoder, decoder, vocabulary and search of a checkpoint, in eval mode. Threads may share one.
+
+    `save_pretrained`, `push_to_hub` and `from_pretrained` are the Hub's own (`huggingface_hub.ModelHubMixin`).
 
     Args:
         encoder: pictures to features.
         decoder: features to words.
         vocabulary: which words.
         search: how captions are searched, if nothing else is said.
+        made_of: the checkpoint's `hyper_parameters` and `capbench`, without which it cannot be saved.
+        run: where the checkpoint's configuration and results are.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, search: Search) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        search: Search,
+        made_of: dict[str, Any] | None = None,
+        run: RunFolder | None = None,
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.vocabulary, self.search = vocabulary, search
+        self.made_of, self.run = made_of, run
         self.eval().requires_grad_(False)
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: dict[str, Any]) -> "Model":
-        """From what `capbench.runs.read_checkpoint` gives, on the CPU."""
-        options, saved = checkpoint["hyper_parameters"], checkpoint["capbench"]
-        make_decoder = from_plain(options["decoder"], Decoder)
+    def of_checkpoint(cls, path: Path) -> "Model":
+        """From what `capbench.runs.find_checkpoint` gives, on the CPU."""
+        checkpoint = read_checkpoint(path)
+        made_of = {name: checkpoint[name] for name in ("hyper_parameters", "capbench")}
+        options, saved = made_of.values()
+        make_encoder = from_plain(options["encoder"], Encoder)  # type: ignore[type-abstract]
+        make_decoder = from_plain(options["decoder"], Decoder)  # type: ignore[type-abstract]
         vocabulary = Vocabulary(saved["vocabulary"])
-        encoder = from_plain(options["encoder"], Encoder)(part_class(make_decoder).needs, saved["encoder"])
-        model = cls(encoder, make_decoder(encoder.shape, len(vocabulary)), vocabulary, Search(**options["search"]))
+        encoder = make_encoder(part_class(make_decoder).needs, saved["encoder"])
+        decoder = make_decoder(encoder.shape, len(vocabulary))
+        model = cls(encoder, decoder, vocabulary, Search(**options["search"]), made_of, RunFolder.of(path))
         model.load_state_dict(checkpoint["state_dict"])
         return model
 
@@ -85,6 +104,39 @@ class Model(nn.Module):
         with torch.inference_mode():
             features = torch.zeros(1, self.encoder.shape.places, self.encoder.shape.channels, device=self.device)
             return "attention" in self.decoder.start(self.decoder.context(features))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        if self.made_of is None:
+            raise UserError("Only a captioner that came from a checkpoint can be saved: take capbench.load.")
+        write_pretrained(save_directory, self.made_of, self.state_dict(), self.run)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, **download: Any) -> "Model":
+        """Any options but those of the download are refused, as there are none."""
+        folder = Path(model_id)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(model_id, revision=revision, **download))
+        return cls.of_checkpoint(folder)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README of its folder: scores, data, configuration and licence, as far as its run says them.
+
+        Args:
+            args: none.
+            kwargs: `license`, by the Hub's names, if it shall be another than that of the encoder's weights; `name` of
+                the captioner; `repo_id` on the Hub.
+        """
+        assert self.made_of is not None  # `_save_pretrained` came before
+        run = self.run
+        config = run.config.read_text(encoding="utf-8") if run and run.config.is_file() else ""
+        return model_card(self.made_of, run.result() if run else {}, config, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """See `ModelHubMixin.push_to_hub`; `model_card_kwargs` are those of `generate_model_card`."""
+        told = {"repo_id": repo_id} | (options.pop("model_card_kwargs", None) or {})
+        return super().push_to_hub(repo_id, model_card_kwargs=told, **options)
 
     def caption(
         self,
@@ -176,11 +228,12 @@ def load(checkpoint: str | Path, device: str | torch.device | None = None) -> Mo
     """The captioner of a checkpoint.
 
     Args:
-        checkpoint: a run's `best.ckpt` or `last.ckpt`.
+        checkpoint: a run's `best.ckpt` or `last.ckpt`, or its folder; one that `Model.save_pretrained` wrote;
+            `hf://user/name` on the Hub; an artifact of W&B's, `entity/project/name:alias`.
         device: where it shall compute; a GPU if there is one.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is not one of capbench's.
+        UserError: there is no such checkpoint, it is damaged, or it is not one of capbench's.
     """
-    model = Model.of_checkpoint(read_checkpoint(Path(checkpoint)))
+    model = Model.of_checkpoint(find_checkpoint(checkpoint))
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -8,14 +8,18 @@ runs/NAME/config.yaml        the resolved configuration, fit for --config
           predictions.jsonl  one line an image: id, caption
           result.json        status, scores, and everything needed to tell whether two runs can be compared
           output.log         what a sweep's trial printed
+
+A captioner as the Hub keeps it (`Model.save_pretrained`) is a folder too: `config.json`, `model.safetensors`,
+`README.md`, and its run's `config.yaml` and `result.json`.
 """
 
 import errno
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,14 @@ class RunFolder:
         self.predictions = path / "predictions.jsonl"
         self.result_file = path / "result.json"
         self.output = path / "output.log"
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "RunFolder":
+        """Where the configuration and the results that belong to a checkpoint lie: its run's folder, or beside it."""
+        if checkpoint.is_dir():
+            return cls(checkpoint)
+        folder = checkpoint.parent
+        return cls(folder.parent if folder.name == "checkpoints" else folder)
 
     @classmethod
     def new(cls, root: Path, name: str) -> "RunFolder":
@@ -150,18 +162,88 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+PRETRAINED, WEIGHTS = "config.json", "model.safetensors"
+"""The Hub's names of a captioner's files: what it is made of, and with which weights."""
+
+ARTIFACT = re.compile(r"([\w.-]+/)?[\w.-]+/[\w.-]+:[\w.-]+")
+
+
+def find_checkpoint(reference: str | Path) -> Path:
+    """The checkpoint's file, or the folder that `Model.save_pretrained` wrote.
+
+    Args:
+        reference: such a file or folder; a run's folder; `hf://user/name`, perhaps with `@revision`, on the Hub;
+            `entity/project/name:alias`, an artifact as W&B writes it, which is downloaded to `artifacts/`, as W&B does.
+
+    Raises:
+        UserError: there is none, or it cannot be had.
+    """
+    path, name = Path(reference), str(reference)
+    if path.is_dir() and not (path / PRETRAINED).is_file():
+        path = RunFolder(path).left() or path
+    if path.is_file() or (path / PRETRAINED).is_file():
+        return path
+    if name.startswith("hf://"):
+        return _fetched(_from_hub, name)
+    if not path.exists() and ARTIFACT.fullmatch(name):
+        return _fetched(_from_wandb, name)
+    raise UserError(f"There is no checkpoint {reference}.")
+
+
+def _fetched(fetch: Callable[[str], Path], name: str) -> Path:
+    try:
+        return fetch(name)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"There is no checkpoint {name} here, and it cannot be downloaded ({reason}).") from error
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.removeprefix("hf://").partition("@")
+    folder = Path(snapshot_download(repository, revision=revision or None))
+    if not (folder / PRETRAINED).is_file():
+        raise UserError(f"{name} holds no {PRETRAINED}, so it is no captioner.")
+    return folder
+
+
+def _from_wandb(name: str) -> Path:
+    import wandb
+
+    from capbench.tracking import has_key
+
+    if not has_key():
+        raise UserError(f"{name} is an artifact of W&B's, which takes a key: run `wandb login`, or name a file.")
+    folder = Path(wandb.Api().artifact(name).download())
+    files = sorted(folder.glob("*.ckpt"))
+    if len(files) != 1:
+        raise UserError(f"{name} holds {len(files)} checkpoints (*.ckpt), not one: name another artifact, or a file.")
+    return files[0]
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of capbench on the CPU, nothing in it executed.
+
+    Args:
+        path: its file, or the folder that `Model.save_pretrained` wrote.
 
     Raises:
         UserError: there is no such file, it is damaged, or it is not one of capbench's.
     """
     import torch
+    from safetensors.torch import load_file
 
-    if not path.is_file():
+    if not (path.is_file() or (path / PRETRAINED).is_file()):
         raise UserError(f"There is no checkpoint {path}.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if path.is_dir():
+            checkpoint = json.loads((path / PRETRAINED).read_text(encoding="utf-8"))
+            checkpoint["state_dict"] = load_file(path / WEIGHTS)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -170,3 +252,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "capbench" not in checkpoint:
         raise UserError(f"{path} is a checkpoint of something else than capbench's Captioner.")
     return checkpoint
+
+
+def write_pretrained(folder: Path, made_of: dict[str, Any], weights: dict[str, Any], run: RunFolder | None) -> None:
+    """A folder for `read_checkpoint`, as the Hub keeps captioners.
+
+    Args:
+        folder: where to.
+        made_of: a checkpoint's `hyper_parameters` and `capbench`.
+        weights: its `state_dict`.
+        run: whose configuration and results are copied, where there are any.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    write_text(folder / PRETRAINED, json.dumps(made_of, indent=2) + "\n")
+    alone = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+    save_file(alone, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)
+    for file in (run.config, run.result_file) if run else ():
+        if file.is_file() and file.parent.resolve() != folder.resolve():
+            shutil.copyfile(file, folder / file.name)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from capbench.model import Model, load
 from capbench.data import Shapes
+from capbench.model import Model, load
 from capbench.pictures import open_image
 from capbench.scores import score_captions
 from capbench.search import Found, Search, search

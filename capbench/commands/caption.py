@@ -35,7 +35,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="files, folders (searched for images), globs; - reads names from stdin",
     )
-    add("--checkpoint", type=Path, required=True, help="a run's checkpoints/best.ckpt")
+    add("--checkpoint", required=True, help="a run's checkpoints/best.ckpt, or what else `capbench.load` takes")
     add("--beam", type=_positive, help="hypotheses kept for each image (default: the checkpoint's)")
     add("--num-captions", type=_positive, default=1, help="captions an image, best first (default: 1)")
     add("--batch-size", type=_positive, default=32, help="images captioned at once (default: 32)")

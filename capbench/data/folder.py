@@ -9,9 +9,9 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from capbench.pictures import open_image
 from capbench.data.rows import Picture
 from capbench.errors import UserError
+from capbench.pictures import open_image
 
 DEPTH = 3
 

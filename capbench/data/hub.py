@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from capbench.pictures import upright
 from capbench.data.folder import Folder
 from capbench.data.rows import Picture, Row, Source
 from capbench.data.table import Columns
 from capbench.errors import UserError
+from capbench.pictures import upright
 
 
 def find(folder: Folder) -> Path | None:

@@ -158,7 +158,10 @@ class Attention(Decoder):
 
     def step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, State]:
         """See `Decoder.step`; a word that many hypotheses share passes its matrix once."""
-        different, which = tokens.unique(return_inverse=True)
+        if torch.compiler.is_exporting():  # not every runtime has `unique`
+            different, which = tokens, torch.arange(len(tokens), device=tokens.device)
+        else:
+            different, which = tokens.unique(return_inverse=True)
         words = self.dropout(self.embedding(different))
         gates = F.linear(words, self.gates_of()[0], self.lstm.bias_ih)
         words, gates = words.index_select(0, which), gates.index_select(0, which)

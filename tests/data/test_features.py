@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from capbench.data.captions import CaptionedImage
-from capbench.pictures import open_image
 from capbench.data.features import (
     BATCH,
     FeatureStore,
@@ -30,6 +29,7 @@ from capbench.data.scenes import describe, draw, make_scene
 from capbench.encoder import Encoder
 from capbench.errors import UserError
 from capbench.features import FeatureKind, FeatureShape
+from capbench.pictures import open_image
 
 
 class Patches(Encoder):

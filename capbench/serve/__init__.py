@@ -1,0 +1,1 @@
+"""Captions for whoever asks over HTTP: a page for people, JSON for programs."""
