@@ -24,7 +24,8 @@ def arguments_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="CKPT",
-        help="a run's checkpoints/best.ckpt, hf://user/name, or a W&B artifact; several, each after its own --checkpoint, are shown side by side",
+        help="a run's checkpoints/best.ckpt, hf://user/name, or a W&B artifact; several, each after its own "
+        "--checkpoint, are shown side by side",
     )
     add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
     add("--port", type=int, default=7860, help="port to listen at; 0 takes a free one (default: 7860)")
