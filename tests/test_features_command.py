@@ -1,11 +1,13 @@
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from capbench.data.features import FEATURES, UNFINISHED
-from tests.support import TINY, run
-from tests.test_parallel import TWO, capbench
+from tests.support import ROOT, TINY, run
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ def test_fit_reads_what_was_built(built: list[str]) -> None:
 def test_two_processes_build_what_one_builds(built: list[str]) -> None:
     before = {key: (Path(".features") / key / FEATURES).read_bytes() for key in built}
     shutil.rmtree(".features")
-    capbench(Path(), "features", "build", *TINY, TWO[0])
+    two = [sys.executable, "-m", "capbench", "features", "build", *TINY, "--trainer.devices=2"]
+    subprocess.run(two, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, check=True)
     assert {path.name for path in Path(".features").iterdir()} == set(built)
     assert {key: (Path(".features") / key / FEATURES).read_bytes() for key in built} == before
 

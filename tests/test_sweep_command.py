@@ -72,7 +72,7 @@ def test_a_dry_run_prints_every_command_and_starts_none(folder: Path, capsys: py
     *lines, last = capsys.readouterr().out.splitlines()
     sweep = read_sweep(file)
     assert [shlex.split(line) for line in lines] == [sweep.words(point) for point in sweep.grid()]
-    first = f"/usr/bin/env {sys.executable} -m capbench fit --data=Shapes '--name=a b' "
+    first = f"/usr/bin/env {shlex.quote(sys.executable)} -m capbench fit --data=Shapes '--name=a b' "
     assert lines[0] == f"{first}--model.decoder=Merge --seed_everything=0"
     assert last == "6 runs, each with a folder of its own in runs/colours of words"
     assert not (folder / "runs").exists()
