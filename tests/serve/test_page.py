@@ -138,9 +138,14 @@ def test_an_example_is_at_hand_and_the_search_is_adjustable(page: Any, checkpoin
     assert len(captions_of(page, 0)) == 3
     page.get_by_role("button", name="Search").click()
     count = page.get_by_label("number input for Captions")
-    count.fill("5")
-    count.press("Tab")
-    page.wait_for_function("document.querySelector('input[type=range][aria-label*=Captions]').value === '5'")
+    slider = page.locator("input[type=range][aria-label*=Captions]")
+    for _ in range(20):  # what is typed while the panel still opens is lost
+        count.fill("5")
+        count.press("Tab")
+        page.wait_for_timeout(500)
+        if slider.input_value() == "5":
+            break
+    assert slider.input_value() == "5"
     page.get_by_role("button", name="Caption", exact=True).click()
     page.wait_for_function("document.querySelectorAll('.system:first-child .caption').length === 5")
 
