@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from wandb.env import AGENT_DISABLE_FLAPPING
 
+from capbench.sweeps import hosted
 from tests.support import ROOT, TINY, result
 from tests.wandb_server import Run, WandbServer
 
@@ -191,3 +193,11 @@ def test_a_process_that_is_stopped_ends_by_the_signal(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert result(tmp_path / "runs" / "tiny")["status"] == "stopped"
+
+
+def test_points_that_fail_at_once_do_not_end_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's own agents give up after three failures in their first minute, unless this variable says otherwise."""
+    command = hosted._command("us/captions/1", None)
+    assert hosted._environment(command, 0, 1)[AGENT_DISABLE_FLAPPING] == "true"
+    monkeypatch.setenv(AGENT_DISABLE_FLAPPING, "false")
+    assert hosted._environment(command, 0, 1)[AGENT_DISABLE_FLAPPING] == "false"
