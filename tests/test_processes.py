@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 
 from capbench.errors import UserError
@@ -113,6 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "failing.py").write_text(FAILING)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        wandb.teardown()  # what it knows of this process' environment before
         patch.setenv("WANDB_MODE", "offline")
         assert run("fit", *OPTIONS, loggers("one"), "--name=one") == 0
         yield folder

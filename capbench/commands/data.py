@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from statistics import mean, median
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from capbench.data import Images
@@ -136,7 +136,9 @@ def draw_sheet(images: Sequence[CaptionedImage], path: Path) -> None:
 
 def _tile(image: CaptionedImage) -> Image.Image:
     tile = Image.new("RGB", TILE, "white")
-    picture = ImageOps.contain(image.open(), PICTURE)
+    picture = image.open()
+    scale = min(PICTURE[0] / picture.width, PICTURE[1] / picture.height)
+    picture = picture.resize((max(1, round(scale * picture.width)), max(1, round(scale * picture.height))))
     tile.paste(picture, ((TILE[0] - picture.width) // 2, 8))
     pen = ImageDraw.Draw(tile)
     lines = [f"{image.id}  ({image.split})"]

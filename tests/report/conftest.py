@@ -23,7 +23,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real Chromium without a window."""
     names = ("chromium", "chromium-browser", "google-chrome")

@@ -1,6 +1,7 @@
 """Two tiny checkpoints, one that attends and one that does not, and a server over both."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ def serving(checkpoints: list[Path], temp: Path) -> Iterator[tuple[str, subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell may have it ignored
     )
     try:
         assert process.stdout is not None
