@@ -17,13 +17,13 @@ from capbench.data.table import Columns
 from capbench.errors import UserError
 from capbench.parser import Parser
 from capbench.runs import require_writable, write_jsonl, write_text
-from capbench.scores import NAMES, CaptionScores, columns, score_captions
+from capbench.scores import CaptionScores, columns, score_captions
 from capbench.scores.diversity import NAMES as DIVERSITY
 from capbench.scores.diversity import diversity
 from capbench.scores.files import CaptionFile, pair, read_captions, read_references, require_file
 from capbench.scores.human import LeaveOneOut
 from capbench.scores.statistics import Statistics
-from capbench.scores.uncertainty import Interval, differences, holm, intervals
+from capbench.scores.uncertainty import Interval, differences, holm_by_score, intervals
 from capbench.summary import present, table
 
 DATA_FILES = (".txt", ".csv", ".tsv")
@@ -177,9 +177,9 @@ def _compare(systems: Mapping[str, Statistics]) -> dict[str, dict[str, dict[str,
     """How each system differs from the first; p-values as they are, and corrected, score by score, for all systems."""
     first, *others = systems
     found = {other: differences([systems[other]], [systems[first]]) for other in others}
-    p = {name: holm({other: scores[name].p for other, scores in found.items() if name in scores}) for name in NAMES}
+    p = holm_by_score(found)
     return {
-        f"{other} - {first}": {name: each._asdict() | {"p_holm": p[name][other]} for name, each in scores.items()}
+        f"{other} - {first}": {name: each._asdict() | {"p_holm": p[other][name]} for name, each in scores.items()}
         for other, scores in found.items()
     }
 

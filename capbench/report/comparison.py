@@ -1,6 +1,5 @@
 """Runs as systems: one configuration each, its seeds pooled; scores with intervals, and differences to a baseline."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,8 +7,7 @@ from typing import Any
 
 from capbench.errors import UserError
 from capbench.report.read import Run
-from capbench.scores import NAMES
-from capbench.scores.uncertainty import Difference, Interval, differences, holm, intervals
+from capbench.scores.uncertainty import Difference, Interval, differences, holm_by_score, intervals
 
 SIGNIFICANT = 0.05
 
@@ -54,10 +52,6 @@ class Comparison:
     baseline: str | None
     apart: dict[str, str]
 
-    def shows_difference(self, system: System, score: str) -> bool:
-        """Whether the system differs from the baseline in a score, beyond chance."""
-        return score in system.differences and system.differences[score].p < SIGNIFICANT
-
 
 def compare(runs: Sequence[Run], skipped: dict[str, str], baseline: str | None = None) -> Comparison:
     """Pools seeds, sets apart what cannot be compared, and scores what can.
@@ -86,9 +80,9 @@ def compare(runs: Sequence[Run], skipped: dict[str, str], baseline: str | None =
         for name, (group, _) in pooled.items()
         if base and name != base
     }
-    p = {score: holm({name: found[score].p for name, found in against.items() if score in found}) for score in NAMES}
+    p = holm_by_score(against)
     corrected = {
-        name: {score: each._replace(p=p[score][name]) for score, each in found.items()}
+        name: {score: each._replace(p=p[name][score]) for score, each in found.items()}
         for name, found in against.items()
     }
     systems = [System(name, group, scores, corrected.get(name, {})) for name, (group, scores) in pooled.items()]
@@ -117,16 +111,16 @@ def _alike(runs: Sequence[Run], wanted: Sequence[Run]) -> tuple[list[Run], dict[
 
 def _once_a_seed(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     """Of runs of the same configuration and seed the youngest; what stands for the others."""
-    youngest: dict[str, Run] = {}
+    youngest: dict[tuple[str, int], Run] = {}
     for run in runs:
-        key = _key(run) + str(run.result["seed"])
-        if key not in youngest or _age(run) > _age(youngest[key]):
-            youngest[key] = run
-    kept = [run for run in runs if youngest[_key(run) + str(run.result["seed"])] is run]
+        other = youngest.setdefault(run.identity, run)
+        if _age(run) > _age(other):
+            youngest[run.identity] = run
+    kept = [run for run in runs if youngest[run.identity] is run]
     twice = {
-        run.name: f"the same configuration and seed as {youngest[_key(run) + str(run.result['seed'])].name}"
+        run.name: f"the same configuration and seed as {youngest[run.identity].name}"
         for run in runs
-        if run not in kept
+        if youngest[run.identity] is not run
     }
     return kept, twice
 
@@ -135,14 +129,10 @@ def _age(run: Run) -> float:
     return run.folder.captions(run.split).stat().st_mtime
 
 
-def _key(run: Run) -> str:
-    return json.dumps(run.settings, sort_keys=True, default=str)
-
-
 def _by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
+        groups.setdefault(run.identity[0], []).append(run)
     return groups
 
 

@@ -12,7 +12,6 @@ import yaml
 
 from capbench.errors import UserError
 from capbench.runs import RunFolder
-from capbench.scores import NAMES
 from capbench.scores.statistics import Statistics
 
 NOT_SETTINGS = {
@@ -76,6 +75,11 @@ class Run:
         """What it was trained with, without the folder where that lies."""
         source = str(self.result["data"].get("source"))
         return source.partition(" (")[0] if source.endswith(")") else Path(source).name
+
+    @cached_property
+    def identity(self) -> tuple[str, int]:
+        """All settings as one text, and the seed."""
+        return json.dumps(self.settings, sort_keys=True, default=str), self.result["seed"]
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -215,11 +219,3 @@ def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 def _is_in(name: str, names: set[str]) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in names)
-
-
-def missing_scores(runs: Sequence[Run]) -> dict[str, str]:
-    """Score -> why a run has none of it, for those that not all runs have."""
-    found: dict[str, str] = {}
-    for run in runs:
-        found |= {NAMES[name]: reason for name, reason in run.scored.get("missing", {}).items()}
-    return found

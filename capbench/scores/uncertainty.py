@@ -102,6 +102,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
+def holm_by_score(found: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, float]]:
+    """System -> score -> the p-value of its difference, corrected score by score for all systems."""
+    names = dict.fromkeys(name for scores in found.values() for name in scores)
+    p = {name: holm({system: each[name].p for system, each in found.items() if name in each}) for name in names}
+    return {system: {name: p[name][system] for name in scores} for system, scores in found.items()}
+
+
 def _draw_images(runs: Sequence[Statistics], rounds: int, seed: int) -> tuple[Array, np.random.Generator]:
     """(R, N): how often each round draws each image; and what all else is drawn from."""
     for run in runs[1:]:
